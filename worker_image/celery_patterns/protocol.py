@@ -325,7 +325,7 @@ def priority_keys(queue: str, key_prefix: str = "") -> tuple[str, ...]:
 
 def redis_priority(priority: int) -> int:
     """Translate 0-9 where 9 is the most urgent into Redis' order, where 0 is. Raises ValueError outside 0-9."""
-    if not 0 <= priority <= 9:  # noqa: PLR2004 - Celery's scale
+    if not 0 <= priority <= 9:
         raise ValueError(f"priority must be 0 to 9, got {priority}")
     return 9 - priority
 
