@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from typing_extensions import override
+
 from celery_operator.domain.messages import Claim, TaskMessage, TaskResult
 from celery_patterns.protocol import Announcement, WorkerState
 
@@ -25,6 +27,7 @@ class ObjectKey(NamedTuple):
     namespace: str
     name: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
@@ -95,7 +98,8 @@ class Broker(Protocol):
 
     async def publish(self, messages: Sequence[TaskMessage]) -> None:
         """Publish in order; returns when the broker has all. Raises BrokerError; then some may have been published,
-        which is harmless: workers run an attempt once."""
+        which is harmless: workers run an attempt once.
+        """
         ...
 
     async def revoke(self, task_ids: Sequence[str]) -> None:
@@ -128,7 +132,8 @@ class ResultBackend(Protocol):
 
     def announcements(self) -> AsyncIterator[tuple[Announcement, ...]]:
         """Yield what workers announce, in batches. After every (re)connection an empty batch comes first: whoever waits
-        should look for what was missed. Never ends by itself and never raises for a lost connection; it retries."""
+        should look for what was missed. Never ends by itself and never raises for a lost connection; it retries.
+        """
         ...
 
     async def check(self) -> None:
