@@ -1,7 +1,7 @@
 """What services need from the world, as narrow protocols. Adapters, fakes and local mode satisfy them structurally.
 
-Objects of the Kubernetes API are plain JSON values (``Manifest``): the shape is Kubernetes' own contract, and local mode
-reads the same manifests that a cluster would get. Every method is bounded in time by its adapter. Errors are those of
+Objects of the Kubernetes API are plain JSON values (``Manifest``): the shape is Kubernetes' own contract, and local
+mode reads the same manifests that a cluster would get. Every method is bounded in time by its adapter. Errors are those of
 ``domain.errors``; absence is None, never an exception.
 """
 
@@ -97,8 +97,9 @@ class Broker(Protocol):
         ...
 
     async def publish(self, messages: Sequence[TaskMessage]) -> None:
-        """Publish in order; returns when the broker has all. Raises BrokerError; then some may have been published,
-        which is harmless: workers run an attempt once.
+        """Publish in order; return when the broker has all.
+
+        Raises BrokerError; then some may have been published, which is harmless: workers run an attempt once.
         """
         ...
 
@@ -131,8 +132,10 @@ class ResultBackend(Protocol):
         ...
 
     def announcements(self) -> AsyncIterator[tuple[Announcement, ...]]:
-        """Yield what workers announce, in batches. After every (re)connection an empty batch comes first: whoever waits
-        should look for what was missed. Never ends by itself and never raises for a lost connection; it retries.
+        """Yield what workers announce, in batches.
+
+        After every (re)connection an empty batch comes first: whoever waits should look for what was missed. Never ends
+        by itself and never raises for a lost connection; it retries.
         """
         ...
 
