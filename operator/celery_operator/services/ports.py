@@ -1,8 +1,8 @@
 """What services need from the world, as narrow protocols. Adapters, fakes and local mode satisfy them structurally.
 
-Objects of the Kubernetes API are plain JSON values (``Manifest``): the shape is Kubernetes' own contract, and local
-mode reads the same manifests that a cluster would get. Every method is bounded in time by its adapter. Errors are those of
-``domain.errors``; absence is None, never an exception.
+Objects of the Kubernetes API are plain JSON values (``Manifest``): the shape is Kubernetes own contract, and local mode
+reads the same manifests that a cluster would get. Every method is bounded in time by its adapter. Errors are those
+of ``domain.errors``; absence is None, never an exception.
 """
 
 from __future__ import annotations

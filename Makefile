@@ -1,0 +1,96 @@
+# One entry point for people and CI. `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HARNESS := PYTHONPATH=tests/cluster $(BIN)/python -m harness
+SOURCES := operator worker_image tests benchmarks
+
+##@ For everybody
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Run the example workflow and pool on this machine, without a cluster
+	@$(BIN)/celery-operator run examples/04-word-count.yaml
+
+.PHONY: demo-cluster
+demo-cluster: cluster-up ## The same on a real Kubernetes node: build images, install the chart, apply, watch
+	@$(HARNESS) images
+	@PYTHONPATH=tests/cluster $(BIN)/python -m demo
+
+##@ Developing
+
+.PHONY: setup
+setup: $(VENV)/.installed system ## Everything a checkout needs
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@echo "Installing the locked dependencies into $(VENV) (about 30 s) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.PHONY: system
+system: ## The servers and tools that tests start: redis-server, rabbitmq-server, helm
+	@tests/install-servers
+
+.PHONY: lint
+lint: $(VENV)/.installed ## ruff, import-linter, stale generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/python -m celery_operator.generate --check
+
+.PHONY: type
+type: $(VENV)/.installed ## mypy, strict
+	@$(BIN)/mypy operator worker_image tests benchmarks
+
+.PHONY: format
+format: $(VENV)/.installed ## Let ruff format and mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: test
+test: $(VENV)/.installed system lint type ## Every check and test that needs no cluster
+	@$(BIN)/pytest -q --ignore=tests/cluster $(PYTEST_ARGS)
+
+.PHONY: generate
+generate: $(VENV)/.installed ## Write crds/, the chart's CRDs and values schema, and the field reference
+	@$(BIN)/python -m celery_operator.generate
+
+LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet pyproject.toml
+.PHONY: lock
+lock: ## Lock the dependencies again (needs uv)
+	@$(LOCK) --python-version 3.11 --extra cli --extra operator --extra worker --group dev -o requirements/dev.txt
+	@$(LOCK) --python-version 3.13 --extra operator -o requirements/operator.txt
+	@$(LOCK) --python-version 3.13 --extra worker -o requirements/worker.txt
+
+##@ On a real cluster
+
+.PHONY: cluster-up
+cluster-up: $(VENV)/.installed ## kind where a container engine answers, else a Kubernetes node of our own (first build: about 15 min)
+	@$(HARNESS) up
+
+.PHONY: cluster-down
+cluster-down: $(VENV)/.installed ## Stop it; binaries and base images stay cached
+	@$(HARNESS) down
+
+.PHONY: cluster-clean
+cluster-clean: $(VENV)/.installed ## Stop it and remove the cache too
+	@$(HARNESS) clean
+
+.PHONY: test-cluster
+test-cluster: cluster-up ## The tests on the cluster that cluster-up started, and on no other
+	@$(HARNESS) images
+	@$(BIN)/pytest -v --timeout=900 tests/cluster $(PYTEST_ARGS)
+
+.PHONY: bench-workflows
+bench-workflows: cluster-up ## Time per step, fan-out and throughput of workflows, beside the bare floor (ARGS=--quick)
+	@$(HARNESS) images
+	@PYTHONPATH=.:tests/cluster $(BIN)/python -m benchmarks.workflows $(ARGS)
