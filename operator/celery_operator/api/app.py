@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from celery_operator.api.conditions import Condition
+from celery_operator.api.conditions import Conditions
 from celery_operator.api.model import ApiModel, ObjectName, Url, rules
 
 NO_CREDENTIALS = (
@@ -66,7 +66,7 @@ class AppStatus(ApiModel):
     """What the operator found."""
 
     observed_generation: int | None = None
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Conditions = []
 
 
 class CeleryApp(ApiModel):

@@ -150,3 +150,10 @@ class Condition(ApiModel):
     message: Annotated[str, Field(max_length=1024)] = ""
     last_transition_time: Timestamp
     observed_generation: int | None = None
+
+
+Conditions = Annotated[
+    list[Condition],
+    Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+]
+"""At most one of each type."""

@@ -22,7 +22,7 @@ ParameterName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-
 QueueName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s,\x00-\x1f]+$")]
 """A Celery queue. Commas and white space would break ``celery worker -Q``."""
 TaskName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^\S+$")]
-Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^\$.*$")]
+Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^\$")]
 """A JSONPath (RFC 9535); ``$`` is the whole value."""
 Url = Annotated[str, Field(min_length=1, max_length=2048)]
 Message = Annotated[str, Field(max_length=256)]
@@ -30,6 +30,17 @@ Timestamp = Annotated[str, Field(max_length=64, json_schema_extra={"format": "da
 
 JsonValue = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "nullable": True})]
 """Any JSON value; the API server keeps it as it is."""
+JsonObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+"""Any JSON object; the API server keeps it as it is."""
+
+NAMED = Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]})
+"""For lists of objects whose names have to differ."""
+SHALLOW = Field(json_schema_extra={"x-shallow": True})
+"""For what nests deeper than the CRD describes: fields are named there, but not what these hold.
+
+A task may stand in many places; written out in each, the CRD would be several times as large. What the API server then
+cannot check, ``validation.validate_resource`` does.
+"""
 
 
 def rules(*pairs: tuple[str, str]) -> dict[str, Any]:

@@ -6,11 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from celery_operator.api.model import ApiModel, JsonValue, ParameterName, Path, QueueName, StepName, TaskName, rules
+from celery_operator.api.model import (
+    NAMED,
+    ApiModel,
+    JsonValue,
+    ParameterName,
+    Path,
+    QueueName,
+    StepName,
+    TaskName,
+    rules,
+)
 
 Seconds = Annotated[int, Field(ge=1, le=2_592_000)]
-
-ONE_SOURCE = "set exactly one of value and valueFrom"
 
 
 class ResultOf(ApiModel):
@@ -34,16 +42,19 @@ class ValueSource(ApiModel):
 
 
 class Argument(ApiModel):
-    """A positional argument: a literal or a reference."""
+    """A positional argument: exactly one of a literal and a reference."""
 
-    model_config = {"json_schema_extra": rules(("has(self.value) != has(self.valueFrom)", ONE_SOURCE))}
+    # Counted, not a CEL rule: rules cannot see a field that may hold anything.
+    model_config = {"json_schema_extra": {"minProperties": 1, "maxProperties": 1}}
 
     value: JsonValue = None
     value_from: ValueSource | None = None
 
 
 class KeywordArgument(Argument):
-    """A keyword argument."""
+    """A keyword argument: a name, and exactly one of a literal and a reference."""
+
+    model_config = {"json_schema_extra": {"minProperties": 2, "maxProperties": 2}}
 
     name: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -99,6 +110,6 @@ class Task(TaskOptions):
     name: TaskName
     """The name it is registered under in the application."""
     args: Annotated[list[Argument], Field(max_length=50)] = []
-    kwargs: Annotated[list[KeywordArgument], Field(max_length=50)] = []
+    kwargs: Annotated[list[KeywordArgument], Field(max_length=50), NAMED] = []
     immutable: bool = False
     """In a chain: take no previous result. As ``signature(immutable=True)`` in Celery."""

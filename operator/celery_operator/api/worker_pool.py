@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from celery_operator.api.app import AppSpec
-from celery_operator.api.conditions import Condition
-from celery_operator.api.model import ApiModel, JsonValue, NamedRef, QueueName, rules
+from celery_operator.api.conditions import Conditions
+from celery_operator.api.model import NAMED, ApiModel, JsonObject, NamedRef, QueueName, rules
 
 Replicas = Annotated[int, Field(ge=0, le=10_000)]
 ONE_APP = ("has(self.appRef) != has(self.app)", "set exactly one of appRef and app")
@@ -101,13 +101,13 @@ class WorkerPoolSpec(ApiModel):
 
     app_ref: NamedRef | None = None
     app: AppSpec | None = None
-    queues: Annotated[list[PoolQueue], Field(min_length=1, max_length=50)] = [PoolQueue(name="celery")]
+    queues: Annotated[list[PoolQueue], Field(min_length=1, max_length=50), NAMED] = [PoolQueue(name="celery")]
     replicas: Replicas | None = None
     """A fixed number of workers (1 if autoscaling is absent too), or what an external autoscaler writes."""
     worker: Worker = Worker()
     autoscaling: Autoscaling | None = None
     drain: Drain = Drain()
-    template: JsonValue | None = None
+    template: JsonObject | None = None
     """A PodTemplateSpec laid over the operator's own; its container is called ``worker``."""
 
 
@@ -152,7 +152,7 @@ class WorkerPoolStatus(ApiModel):
     waiting: int | None = None
     """Messages that wait, over all queues."""
     autoscaling: AutoscalingStatus | None = None
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Conditions = []
 
 
 class CeleryWorkerPool(ApiModel):

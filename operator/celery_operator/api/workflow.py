@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from celery_operator.api.app import AppSpec
-from celery_operator.api.conditions import Condition
+from celery_operator.api.conditions import Conditions
 from celery_operator.api.model import (
+    NAMED,
+    SHALLOW,
     ApiModel,
     JsonValue,
     Message,
@@ -109,9 +111,9 @@ class Element(ApiModel):
     name: StepName | None = None
     task: Task | None = None
     map: Map | None = None
-    group: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_MEMBERS)] | None = None
-    chain: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_STEPS)] | None = None
-    chord: LeafChord | None = None
+    group: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_MEMBERS), SHALLOW] | None = None
+    chain: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_STEPS), SHALLOW] | None = None
+    chord: Annotated[LeafChord, SHALLOW] | None = None
 
 
 class Chord(ApiModel):
@@ -187,11 +189,8 @@ class Dag(ApiModel):
 
     steps: Annotated[
         list[Step],
-        Field(
-            min_length=1,
-            max_length=MAX_STEPS,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
+        Field(min_length=1, max_length=MAX_STEPS),
+        NAMED,
     ]
 
 
@@ -262,14 +261,14 @@ class WorkflowSpec(ApiModel):
     suspend: bool = False
     """True: publish nothing new; what runs goes on."""
     run_policy: RunPolicy = RunPolicy()
-    parameters: Annotated[list[Parameter], Field(max_length=100)] = []
+    parameters: Annotated[list[Parameter], Field(max_length=100), NAMED] = []
     task_defaults: TaskOptions = TaskOptions()
     chain: Annotated[list[Element], Field(min_length=1, max_length=MAX_STEPS)] | None = None
     group: Annotated[list[Element], Field(min_length=1, max_length=MAX_MEMBERS)] | None = None
     chord: Chord | None = None
     map_reduce: MapReduce | None = None
     dag: Dag | None = None
-    outputs: Annotated[list[Output], Field(max_length=20)] = []
+    outputs: Annotated[list[Output], Field(max_length=20), NAMED] = []
 
 
 StepState = Literal["Pending", "Running", "Succeeded", "Failed", "Skipped", "Revoked"]
@@ -354,7 +353,7 @@ class WorkflowStatus(ApiModel):
     progress: Annotated[str, Field(max_length=32)] = "0/0"
     run: int = 1
     tasks: TaskCounts = TaskCounts()
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Conditions = []
     steps: Annotated[list[StepStatus], Field(max_length=1000)] = []
     failures: Annotated[list[Failure], Field(max_length=20)] = []
     outputs: Annotated[list[OutputValue], Field(max_length=20)] = []
