@@ -1,0 +1,238 @@
+"""The thread of the main process that talks to the result backend: announcements out, claims renewed and concluded.
+
+The worker's own loop only puts a tuple into a queue; everything that waits for Redis happens here, in batches of
+whatever has gathered meanwhile: one at a time when the worker is idle, hundreds when it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from celery_patterns import protocol
+from celery_patterns.agent.store import RELEASE, ClaimStore
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+"""How often the thread wakes without being called: STARTED is announced for what is running by then."""
+STARTED_AFTER_SECONDS = 0.05
+"""A task that is over sooner is never announced as started: its end says it all, in half the messages."""
+BATCH = 500
+"""Announcements gathered into one round trip."""
+MESSAGE_BYTES = 256 * 1024
+"""One message of the channel: far below Redis' limit for the output buffer of a slow subscriber (32 MiB)."""
+KEEP_UNSENT = 20_000
+"""Announcements kept while the store is away; beyond it the oldest go, and the operator's sweep finds those results."""
+RETRY_SECONDS = 0.5
+STOP_SECONDS = 3.0
+"""How long the end of the worker waits for the last announcements."""
+RENEWALS_PER_LEASE = 3
+
+
+@dataclass(slots=True)
+class RunningAttempt:
+    """A workflow's task that this worker has begun."""
+
+    header: dict[str, Any]
+    task_id: str
+    key: str
+    token: str
+    since: float
+    """time.monotonic() when it began."""
+    announced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """The end of one delivery of a workflow's task: what to announce (if anything) and what becomes of its claim."""
+
+    header: dict[str, Any]
+    task_id: str
+    key: str
+    token: str
+    state: str | None
+    """None announces nothing."""
+    claim: str = protocol.CLAIM_DONE
+    """The claim's new state, or RELEASE."""
+    encoded: str | None = None
+    size: int = 0
+    """-1: ask the backend."""
+    exception: str = ""
+    message: str = ""
+
+
+class Announcer:
+    """Publishes conclusions and starts, and keeps the claims of what runs.
+
+    Args:
+        store: Makes this thread's own connection.
+        worker: The node name.
+        lease_seconds: The claims' lease.
+        on_tick: Called about ten times a second from the thread, whatever the store does.
+    """
+
+    def __init__(
+        self, store: Callable[[], ClaimStore] | None, *, worker: str, lease_seconds: float, on_tick: Callable[[], None]
+    ) -> None:
+        self._make_store = store
+        self._store: ClaimStore | None = None
+        self._worker = json.dumps(worker)
+        self._renew_seconds = lease_seconds / RENEWALS_PER_LEASE
+        self._on_tick = on_tick
+        self._queue: queue.SimpleQueue[Conclusion | None] = queue.SimpleQueue()
+        self._running: dict[str, RunningAttempt] = {}
+        self._thread = threading.Thread(target=self._run, name="celery-patterns-announcer", daemon=True)
+        self._stopping = False
+        self._renewed_at = time.monotonic()
+
+    @property
+    def key_prefix(self) -> str:
+        """The result backend's effective key prefix."""
+        return self._connected().key_prefix if self._make_store is not None else ""
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send what is left, for STOP_SECONDS at most."""
+        if self._thread.is_alive() and not self._stopping:
+            self._stopping = True
+            self._queue.put(None)
+            self._thread.join(STOP_SECONDS)
+
+    def begun(self, attempt: RunningAttempt) -> None:
+        """Note that an attempt runs: it is announced as started if it lasts, and its claim is renewed."""
+        if self._make_store is not None:
+            self._running[attempt.token] = attempt
+
+    def concluded(self, conclusion: Conclusion) -> None:
+        """Announce the end of an attempt."""
+        if self._make_store is not None:
+            self._running.pop(conclusion.token, None)
+            self._queue.put(conclusion)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        unsent: list[Conclusion] = []
+        while True:
+            gathered, last = self._gather(RETRY_SECONDS if unsent else TICK_SECONDS)
+            unsent += gathered
+            try:
+                self._on_tick()
+                if self._make_store is not None:
+                    unsent = self._send(unsent, final=last)
+            except (RedisError, OSError) as error:
+                unsent = self._keep(unsent, error)
+            except Exception:
+                logger.exception("the agent's announcer met an error of its own; %d announcements lost", len(unsent))
+                unsent = []
+            if last:
+                return
+
+    def _gather(self, timeout: float) -> tuple[list[Conclusion], bool]:
+        """Wait for a conclusion and take all that are there; True at the end of the worker."""
+        gathered: list[Conclusion] = []
+        try:
+            item = self._queue.get(timeout=timeout)
+            while True:
+                if item is None:
+                    return gathered, True
+                gathered.append(item)
+                if len(gathered) >= BATCH:
+                    break
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        return gathered, False
+
+    def _send(self, batch: list[Conclusion], *, final: bool) -> list[Conclusion]:
+        now = time.monotonic()
+        started = [] if final else self._to_start(now)
+        if batch or started:
+            store = self._connected()
+            texts = [self._text(c, size) for c, size in _with_sizes(store, batch)]
+            texts += [f'{{"i":{json.dumps(a.header)},"s":"STARTED","n":0,"w":{self._worker}}}' for a in started]
+            for message in _messages(texts):
+                store.publish(message)
+            if batch:
+                store.conclude([(c.key, c.token, c.claim) for c in batch])
+            for attempt in started:
+                attempt.announced = True
+        if now - self._renewed_at >= self._renew_seconds:
+            self._renew()
+            self._renewed_at = now
+        return []
+
+    def _to_start(self, now: float) -> list[RunningAttempt]:
+        return [a for a in list(self._running.values()) if not a.announced and now - a.since >= STARTED_AFTER_SECONDS]
+
+    def _text(self, conclusion: Conclusion, size: int) -> str:
+        """Return the JSON of the announcement; the result is spliced in as the text it already is."""
+        if conclusion.state is None:
+            return ""
+        text = f'{{"i":{json.dumps(conclusion.header)},"s":"{conclusion.state}","n":{size},"w":{self._worker}'
+        if conclusion.encoded is not None:
+            text += f',"r":{conclusion.encoded}'
+        if conclusion.exception:
+            text += f',"e":{json.dumps(conclusion.exception)},"m":{json.dumps(conclusion.message)}'
+        return text + "}"
+
+    def _renew(self) -> None:
+        attempts = list(self._running.values())
+        for start in range(0, len(attempts), BATCH):
+            chunk = attempts[start : start + BATCH]
+            for attempt, answer in zip(chunk, self._connected().renew([(a.key, a.token) for a in chunk]), strict=True):
+                if answer == 2 and attempt.announced:
+                    logger.warning("task %s runs here, but its claim is another worker's by now", attempt.task_id)
+
+    def _keep(self, unsent: list[Conclusion], error: Exception) -> list[Conclusion]:
+        lost = len(unsent) - KEEP_UNSENT
+        logger.warning(
+            "the result backend does not answer, %d announcements wait: %s", len(unsent), protocol.mask_url(str(error))
+        )
+        return unsent[lost:] if lost > 0 else unsent
+
+    def _connected(self) -> ClaimStore:
+        if self._store is None:
+            if self._make_store is None:
+                raise RuntimeError("this worker's result backend keeps no claims")
+            self._store = self._make_store()
+        return self._store
+
+
+def _with_sizes(store: ClaimStore, batch: Sequence[Conclusion]) -> list[tuple[Conclusion, int]]:
+    """Pair each conclusion that is announced with its result's size, asking for those that are not known."""
+    announced = [c for c in batch if c.state is not None]
+    unknown = [c.task_id for c in announced if c.size < 0]
+    sizes = dict(zip(unknown, store.result_sizes(unknown), strict=True)) if unknown else {}
+    return [(c, sizes[c.task_id] if c.size < 0 else c.size) for c in announced]
+
+
+def _messages(texts: Sequence[str]) -> list[str]:
+    """Join announcements into messages of a bounded size."""
+    messages: list[str] = []
+    gathered: list[str] = []
+    size = 0
+    for text in texts:
+        if gathered and size + len(text) > MESSAGE_BYTES:
+            messages.append("[" + ",".join(gathered) + "]")
+            gathered, size = [], 0
+        gathered.append(text)
+        size += len(text)
+    if gathered:
+        messages.append("[" + ",".join(gathered) + "]")
+    return messages
+
+
+__all__ = ("RELEASE", "Announcer", "Conclusion", "RunningAttempt")

@@ -1,0 +1,69 @@
+"""What the worker holds, counted from Celery's own sets of requests; safe to call from any thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from celery.worker import state
+
+TRIES = 20
+"""A set that another thread changes cannot be iterated just then; it is small, so a few tries are enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Tasks that a worker has taken from the broker, by what becomes of them."""
+
+    active: int
+    reserved: int
+    scheduled: int
+    scheduled_due: int
+    oldest_active_seconds: float
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.active + self.reserved + self.scheduled
+
+
+def count(consumer: Any) -> Held:
+    """Count what is held now; ``consumer`` may be None before the first connection."""
+    active = _copy(state.active_requests)
+    scheduled = _copy(state.scheduled_requests) - active
+    reserved = _copy(state.reserved_requests) - active - scheduled
+    limited = 0 if consumer is None else _rate_limited(consumer, reserved | scheduled | active)
+    now = time.time()
+    return Held(
+        active=len(active),
+        reserved=len(reserved) + limited,
+        scheduled=len(scheduled),
+        scheduled_due=sum(1 for request in scheduled if request.eta is not None and request.eta.timestamp() <= now),
+        oldest_active_seconds=max((now - r.time_start for r in active if r.time_start is not None), default=0.0),
+    )
+
+
+def held_total(consumer: Any) -> int:
+    """Count all that is held."""
+    return count(consumer).total
+
+
+def _rate_limited(consumer: Any, counted: Collection[Any]) -> int:
+    """Count requests that wait for their task's rate limit: Celery keeps them in token buckets only."""
+    waiting = 0
+    for bucket in list(consumer.task_buckets.values()):
+        contents = getattr(bucket, "contents", None)
+        if contents:
+            waiting += sum(1 for request, _ in list(contents) if request not in counted)
+    return waiting
+
+
+def _copy(requests: Any) -> set[Any]:
+    for _ in range(TRIES):
+        try:
+            return set(requests)
+        except RuntimeError:
+            continue
+    return set()

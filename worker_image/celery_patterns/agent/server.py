@@ -1,0 +1,254 @@
+"""The agent's HTTP endpoints: probes, state, metrics, drain and resume. No request ever talks to the broker."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+
+from celery_patterns import protocol
+from celery_patterns.agent import metrics
+
+logger = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 5.0
+"""A client that has not sent its request by then is cut off."""
+MAX_BODY_BYTES = 4096
+"""No endpoint reads a body; a small one is thrown away, a larger one refused."""
+MAX_CONNECTIONS = 32
+"""Requests served at a time; probes, a scrape and the operator are a handful."""
+
+
+class Answers(Protocol):
+    """What the server asks of the agent."""
+
+    metrics: metrics.Metrics
+
+    def state(self) -> protocol.WorkerState:
+        """Return the worker's state."""
+        ...
+
+    def has_started(self) -> bool:
+        """Whether it consumes, or was told not to."""
+        ...
+
+    def stalled_seconds(self) -> float | None:
+        """Return how long its loop has stood still if that is too long."""
+        ...
+
+    def ask(self, *, draining: bool) -> None:
+        """Begin or end draining."""
+        ...
+
+
+class Token:
+    """The bearer token of the endpoints that change a worker, read again whenever its file changes."""
+
+    def __init__(self, file: str | None) -> None:
+        self._file = Path(file) if file else None
+        self._stamp: tuple[int, int, int] | None = None
+        self._value = b""
+
+    def refusal(self, authorization: str | None) -> tuple[int, str] | None:
+        """Return (status, sentence) if the header does not carry the token, else None."""
+        expected = self._read()
+        if not expected:
+            return 403, f"this worker has no token: the variable {protocol.ENV_AGENT_TOKEN_FILE} names no readable file"
+        scheme, _, given = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not given:
+            return 401, "this endpoint needs the header Authorization: Bearer <the pool's token>"
+        if not hmac.compare_digest(given.strip().encode(), expected):
+            return 403, "the token is not this pool's"
+        return None
+
+    def _read(self) -> bytes:
+        if self._file is None:
+            return b""
+        try:
+            status = self._file.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp != self._stamp:
+                self._value = self._file.read_bytes().strip()
+                self._stamp = stamp
+        except OSError:
+            return b""
+        return self._value
+
+
+class AgentServer(ThreadingHTTPServer):
+    """Listens as soon as it is made.
+
+    Raises:
+        OSError: If the address cannot be listened on; the message names it.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int, answers: Answers, token: Token) -> None:
+        self.answers = answers
+        self.token = token
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._pid = os.getpid()
+        self.address_family = socket.AF_INET6 if _dual_stack(host) or ":" in host else socket.AF_INET
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            raise OSError(
+                f"the agent cannot listen on {host or '*'}:{port} (variables {protocol.ENV_AGENT_HOST} and "
+                f"{protocol.ENV_AGENT_PORT}): {error}"
+            ) from error
+        self._thread = threading.Thread(target=self.serve_forever, name="celery-patterns-http", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """``host:port`` for clients on this machine."""
+        host, port = self.server_address[:2]
+        name = "127.0.0.1" if host in ("", "0.0.0.0", "::") else str(host)  # noqa: S104 - compared, not bound
+        return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+    def start(self) -> None:
+        """Serve from a thread of its own."""
+        self._thread.start()
+
+    def close_in_child(self) -> None:
+        """Close a forked child's copy of the socket: the port must be free as soon as the main process is gone."""
+        if os.getpid() != self._pid:
+            self.socket.close()
+
+    def server_bind(self) -> None:  # type: ignore[explicit-override]
+        """Bind; with IPv6, accept IPv4 too."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override]
+        """Serve a connection in a thread, unless too many are being served."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override]
+        """Serve one connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override] # noqa: ARG002
+        """Note a broken connection; clients come and go."""
+        logger.debug("a client of the agent went away: %s: %s", client_address, sys.exc_info()[1])
+
+
+def _dual_stack(host: str) -> bool:
+    return host in ("", "::") and socket.has_dualstack_ipv6()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request, one answer, one connection."""
+
+    server: AgentServer
+    timeout = REQUEST_SECONDS
+    disable_nagle_algorithm = True
+    wbufsize = -1  # the answer leaves in one piece
+    server_version = "celery-patterns-agent"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Probes, state and metrics."""
+        self._route(
+            {
+                protocol.PATH_STARTUP: self._startup,
+                protocol.PATH_READY: self._ready,
+                protocol.PATH_LIVE: self._live,
+                protocol.PATH_STATE: lambda: self._json(200, self.server.answers.state().to_json()),
+                protocol.PATH_METRICS: self._metrics,
+            }
+        )
+
+    def do_POST(self) -> None:
+        """Drain and resume."""
+        self._route(
+            {
+                protocol.PATH_DRAIN: lambda: self._change(draining=True),
+                protocol.PATH_RESUME: lambda: self._change(draining=False),
+            }
+        )
+
+    def _route(self, routes: dict[str, Callable[[], None]]) -> None:
+        if not self._discard_body():
+            return
+        answer = routes.get(self.path.partition("?")[0])
+        if answer is None:
+            known = ", ".join(routes)
+            self._json(404, {"error": f"there is nothing at {self.command} {self.path[:100]}; known: {known}"})
+            return
+        try:
+            answer()
+        except OSError:
+            raise  # the client went away
+        except Exception as error:
+            logger.exception("the agent could not answer %s %s", self.command, self.path[:100])
+            self._json(500, {"error": f"{type(error).__name__}: {error}"})
+
+    def _discard_body(self) -> bool:
+        length = self.headers.get("Content-Length") or "0"
+        if not length.isdigit() or int(length) > MAX_BODY_BYTES or self.headers.get("Transfer-Encoding"):
+            self._json(413, {"error": f"a request's body may have at most {MAX_BODY_BYTES} bytes, with Content-Length"})
+            return False
+        self.rfile.read(int(length))
+        return True
+
+    def _startup(self) -> None:
+        started = self.server.answers.has_started()
+        self._json(200 if started else 503, {"started": started})
+
+    def _ready(self) -> None:
+        state = self.server.answers.state()
+        self._json(200 if state.ready else 503, {"ready": state.ready, "draining": state.draining})
+
+    def _live(self) -> None:
+        stalled = self.server.answers.stalled_seconds()
+        if stalled is None:
+            self._json(200, {"live": True})
+        else:
+            self._json(503, {"live": False, "error": f"the worker's main loop has stood still for {stalled:.0f} s"})
+
+    def _metrics(self) -> None:
+        if not self.server.answers.metrics.available:
+            self._json(501, {"error": "prometheus_client is not installed in this worker's environment"})
+            return
+        self._answer(200, self.server.answers.metrics.text(), metrics.CONTENT_TYPE)
+
+    def _change(self, *, draining: bool) -> None:
+        refusal = self.server.token.refusal(self.headers.get("Authorization"))
+        if refusal is not None:
+            self._json(refusal[0], {"error": refusal[1]})
+            return
+        self.server.answers.ask(draining=draining)
+        self._json(200, self.server.answers.state().to_json())
+
+    def _json(self, status: int, body: dict[str, Any]) -> None:
+        self._answer(status, json.dumps(body).encode(), "application/json")
+
+    def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # type: ignore[explicit-override] # noqa: A002 - the standard library's name
+        """Log nothing: probes come every few seconds."""
