@@ -173,10 +173,9 @@ class _Sources:
 
 def data_of(manifest: Manifest) -> dict[str, bytes]:
     """Return the keys and values of a Secret or ConfigMap, decoded."""
-    plain = {k: str(v).encode() for k, v in (manifest.get("stringData") or {}).items()}
     data = manifest.get("data") or {}
     if manifest["kind"] == "Secret":
-        return {k: base64.b64decode(v) for k, v in data.items()} | plain
+        return {k: base64.b64decode(v) for k, v in data.items()}
     return {k: str(v).encode() for k, v in data.items()}
 
 

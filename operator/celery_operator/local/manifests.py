@@ -65,7 +65,7 @@ class Document:
     number: int
     """Counts from 1 in its file."""
     manifest: Manifest
-    _node: yaml.Node = field(repr=False, compare=False)
+    node: yaml.Node = field(repr=False, compare=False)
 
     @property
     def resource(self) -> str:
@@ -76,7 +76,7 @@ class Document:
 
     def problem(self, message: str, path: str = "") -> Problem:
         """Return a problem of the field at ``path`` (``spec.dag.steps[0].name``); its line, or its parent's."""
-        return Problem(self.source, message, self.number, line_of(self._node, path), path, self.resource)
+        return Problem(self.source, message, self.number, line_of(self.node, path), path, self.resource)
 
 
 def line_of(node: yaml.Node, path: str) -> int:
@@ -165,9 +165,11 @@ def _read(source: str, text: str, documents: list[Document], problems: list[Prob
         while loader.check_node():
             node = loader.get_node()
             number += 1
+            if node is None:
+                continue
             value = loader.construct_document(node)
             if value is not None:
-                _accept(source, number, value, node, documents, problems)
+                _accept(_document(source, number, value, node), value, documents, problems)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
@@ -181,21 +183,22 @@ def _read(source: str, text: str, documents: list[Document], problems: list[Prob
         problems.append(Problem(source, "holds no resource"))
 
 
-def _accept(
-    source: str, number: int, value: Any, node: yaml.Node, documents: list[Document], problems: list[Problem]
-) -> None:
+def _accept(document: Document, value: Any, documents: list[Document], problems: list[Problem]) -> None:
     """Add a document, or each item of a List; what is no resource becomes a problem."""
     if isinstance(value, dict) and value.get("kind") == "List" and isinstance(value.get("items"), list):
-        items = next(v for k, v in node.value if k.value == "items")
-        for item, item_node in zip(value["items"], items.value, strict=True):
-            _accept(source, number, item, item_node, documents, problems)
+        items = next(v for k, v in document.node.value if k.value == "items")
+        for item, node in zip(value["items"], items.value, strict=True):
+            _accept(_document(document.source, document.number, item, node), item, documents, problems)
         return
-    document = Document(source, number, value if isinstance(value, dict) else {}, node)
     problem = _shape_problem(document, value)
     if problem is not None:
         problems.append(problem)
     elif document.manifest["kind"] not in IGNORED_KINDS:
         documents.append(document)
+
+
+def _document(source: str, number: int, value: Any, node: yaml.Node) -> Document:
+    return Document(source, number, value if isinstance(value, dict) else {}, node)
 
 
 def _shape_problem(document: Document, value: Any) -> Problem | None:

@@ -5,6 +5,7 @@ Everything happens in one event loop: a method that does not await is one transa
 
 from __future__ import annotations
 
+import base64
 import copy
 import uuid
 from collections.abc import Callable, Mapping
@@ -64,7 +65,7 @@ class ObjectStore:
         kind, key = manifest["kind"], key_of(manifest)
         if (kind, key) in self._objects:
             raise Conflict(f"{kind} {key} already exists")
-        new = copy.deepcopy(manifest)
+        new = _normal(manifest)
         metadata = {name: value for name, value in new["metadata"].items() if name not in SERVER_FIELDS}
         created = timestamp(self._clock.now())
         new["metadata"] = {
@@ -85,7 +86,7 @@ class ObjectStore:
         """Create or merge an object as server-side apply by its only manager would. Raises Conflict for a wrong uid."""
         kind, key = manifest["kind"], key_of(manifest)
         live = self._objects.get((kind, key))
-        sent = copy.deepcopy(manifest)
+        sent = _normal(manifest)
         if kind in WITH_STATUS:
             sent.pop("status", None)
         expected = sent["metadata"].get("resourceVersion")
@@ -177,6 +178,16 @@ class ObjectStore:
     def _tell(self, kind: str, event: EventType, manifest: Manifest) -> None:
         for watcher in self._watchers:
             watcher(kind, event, copy.deepcopy(manifest))
+
+
+def _normal(manifest: Manifest) -> Manifest:
+    """Return a copy in the form that the server keeps: a Secret's ``stringData`` is encoded into ``data``."""
+    new = copy.deepcopy(manifest)
+    plain = new.pop("stringData", None)
+    if plain and new["kind"] == "Secret":
+        encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.items()}
+        new["data"] = {**(new.get("data") or {}), **encoded}
+    return new
 
 
 def _owned(sent: Manifest) -> Manifest:
