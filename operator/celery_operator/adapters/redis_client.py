@@ -1,0 +1,133 @@
+"""Clients of Redis servers that broker and result backend share: from Celery's URLs, bounded in time, errors mapped.
+
+A server that does not answer costs at most ANSWER_SECONDS, one that is asked to accept a connection CONNECT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from celery_operator.api.conditions import Reason
+from celery_operator.domain.errors import DependencyError
+from celery_patterns.protocol import mask_url
+
+CONNECT_SECONDS = 2.5
+"""A reachable server accepts within milliseconds; whoever asks wants an answer within three seconds."""
+
+ANSWER_SECONDS = 3.0
+"""For one whole exchange, a reconnection included: conditions promise an answer within three seconds."""
+
+MAX_CONNECTIONS = 16
+"""Of one client. Exchanges are pipelined, so more would only queue in the server instead of here."""
+
+REDIS_SCHEMES = ("redis", "rediss")
+
+_SSL_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
+_CERT_REQS = {"CERT_REQUIRED": "required", "CERT_OPTIONAL": "optional", "CERT_NONE": "none"}
+"""Celery's spelling of ``ssl_cert_reqs`` and redis-py's; both are understood."""
+
+
+class RedisAddressError(ValueError):
+    """A Redis URL that cannot be read; the message says why and holds no credentials."""
+
+
+def connection_options(url: str) -> dict[str, Any]:
+    """Read a Celery Redis URL into the keyword arguments of a connection (without its class).
+
+    Unknown query parameters are ignored, since Celery accepts many that only concern workers.
+    Raises RedisAddressError.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError as error:
+        raise RedisAddressError(f"{mask_url(url)}: {error}") from None
+    query = dict(parse_qsl(parts.query))
+    database = parts.path.strip("/") or query.get("virtual_host", "").strip("/") or query.get("db", "") or "0"
+    if not database.isdecimal():
+        raise RedisAddressError(f"{mask_url(url)}: the path must be a database number such as /0, not /{database}")
+    if not parts.hostname:
+        raise RedisAddressError(f"{mask_url(url)}: the host is missing; expected redis://HOST:PORT/DATABASE")
+    options: dict[str, Any] = {"host": parts.hostname, "port": port, "db": int(database)}
+    if parts.username:
+        options["username"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    if parts.scheme == "rediss":
+        options |= _ssl_options(query)
+    return options
+
+
+def _ssl_options(query: dict[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = {name: value for name, value in query.items() if name in _SSL_OPTIONS}
+    if "ssl_check_hostname" in options:
+        options["ssl_check_hostname"] = options["ssl_check_hostname"].lower() in ("1", "true", "yes")
+    required = query.get("ssl_cert_reqs", "required")
+    options["ssl_cert_reqs"] = _CERT_REQS.get(required, required)
+    return options
+
+
+def open_redis(url: str) -> Redis:
+    """Return a client of bytes. Nothing is connected yet. Raises RedisAddressError."""
+    options = connection_options(url)
+    pool = BlockingConnectionPool(
+        max_connections=MAX_CONNECTIONS,
+        timeout=ANSWER_SECONDS,
+        connection_class=SSLConnection if url.startswith("rediss") else Connection,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=ANSWER_SECONDS,
+        socket_keepalive=True,
+        # Once, at once: mends a connection that the server has closed meanwhile. More is the caller's decision.
+        retry=Retry(NoBackoff(), 1),
+        client_name="celery-operator",
+        **options,
+    )
+    return Redis.from_pool(pool)
+
+
+@asynccontextmanager
+async def bounded(
+    url: str, what: str, error_type: Callable[[str, Reason], DependencyError], *, seconds: float = ANSWER_SECONDS
+) -> AsyncIterator[None]:
+    """Run an exchange with a Redis server, at most so long, and raise what goes wrong as ``error_type``.
+
+    Args:
+        url: The server, named in the message without its credentials.
+        what: What was tried, for the message ("count what waits").
+        error_type: Of message and reason.
+        seconds: The bound.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        message = f"cannot {what} at {mask_url(url)}: no answer within {seconds:g} s"
+        raise error_type(message, Reason.CONNECTION_FAILED) from None
+    except (RedisError, OSError) as error:
+        raise error_type(*explain(url, what, error)) from error
+
+
+def explain(url: str, what: str, error: Exception) -> tuple[str, Reason]:
+    """Return a message without credentials, and the reason, for an error of redis-py."""
+    text = mask_url(str(error)) or type(error).__name__
+    if _refused(error):
+        return (
+            f"{mask_url(url)} refuses the credentials ({text}): check user and password",
+            Reason.AUTHENTICATION_FAILED,
+        )
+    return f"cannot {what} at {mask_url(url)}: {text}", Reason.CONNECTION_FAILED
+
+
+def _refused(error: Exception) -> bool:
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return True
+    return isinstance(error, ResponseError) and str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))

@@ -1,0 +1,40 @@
+"""Real servers, shared by the contract tests; each test gets a database or virtual host's worth of names of its own."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from servers import LOOPBACK, RabbitServer, RedisServer, rabbitmq_server, redis_server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """Return a Redis that stays up."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitServer]:
+    """Return a RabbitMQ that stays up."""
+    with rabbitmq_server() as server:
+        yield server
+
+
+@pytest.fixture
+def queue() -> str:
+    """Return a queue's name that nobody else uses."""
+    return f"q-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Return the port of a server that accepts connections and never says a word, as behind a broken balancer."""
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen(64)
+        yield int(listener.getsockname()[1])
