@@ -1,7 +1,9 @@
 """The thread of the main process that talks to the result backend: announcements out, claims renewed and concluded.
 
-The worker's own loop only puts a tuple into a queue; everything that waits for Redis happens here, in batches of
-whatever has gathered meanwhile: one at a time when the worker is idle, hundreds when it is not.
+The worker's own loop only puts a value into a queue; everything that waits for Redis happens here. An end is announced
+at once while the worker has little to say; when tasks end by the hundred a second, announcements gather for a moment,
+because the thread shares the interpreter with the worker's loop. What nobody waits for (starts, the claims of what has
+ended, leases) is written on the tick.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +21,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from celery_patterns import protocol
-from celery_patterns.agent.store import RELEASE, ClaimStore
+from celery_patterns.agent.store import ClaimStore
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,10 @@ MESSAGE_BYTES = 256 * 1024
 """One message of the channel: far below Redis' limit for the output buffer of a slow subscriber (32 MiB)."""
 KEEP_UNSENT = 20_000
 """Announcements kept while the store is away; beyond it the oldest go, and the operator's sweep finds those results."""
+GATHER_SECONDS = 0.015
+"""How long announcements gather while the worker is busy: a dozen share one command, and a step waits half as long."""
+BUSY_COUNT, BUSY_SECONDS = 16, 0.04
+"""Busy: this many ends within this time (400 a second, more than a chain's steps can be)."""
 RETRY_SECONDS = 0.5
 STOP_SECONDS = 3.0
 """How long the end of the worker waits for the last announcements."""
@@ -51,7 +58,7 @@ class RunningAttempt:
     announced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Conclusion:
     """The end of one delivery of a workflow's task: what to announce (if anything) and what becomes of its claim."""
 
@@ -92,7 +99,10 @@ class Announcer:
         self._running: dict[str, RunningAttempt] = {}
         self._thread = threading.Thread(target=self._run, name="celery-patterns-announcer", daemon=True)
         self._stopping = False
-        self._renewed_at = time.monotonic()
+        self._unsent: list[Conclusion] = []
+        self._unconcluded: list[Conclusion] = []
+        self._ends: deque[float] = deque(maxlen=BUSY_COUNT)
+        self._ticked_at = self._renewed_at = time.monotonic()
 
     @property
     def key_prefix(self) -> str:
@@ -124,63 +134,78 @@ class Announcer:
     # ---- the thread
 
     def _run(self) -> None:
-        unsent: list[Conclusion] = []
         while True:
-            gathered, last = self._gather(RETRY_SECONDS if unsent else TICK_SECONDS)
-            unsent += gathered
+            last = self._gather(RETRY_SECONDS if self._unsent else TICK_SECONDS)
             try:
-                self._on_tick()
                 if self._make_store is not None:
-                    unsent = self._send(unsent, final=last)
+                    self._announce()
+                now = time.monotonic()
+                if last or now - self._ticked_at >= TICK_SECONDS:
+                    self._ticked_at = now
+                    self._on_tick()
+                    if self._make_store is not None:
+                        self._tick(now, last=last)
             except (RedisError, OSError) as error:
-                unsent = self._keep(unsent, error)
+                self._keep_some(error)
             except Exception:
-                logger.exception("the agent's announcer met an error of its own; %d announcements lost", len(unsent))
-                unsent = []
+                logger.exception(
+                    "the agent's announcer met an error of its own; %d announcements lost", len(self._unsent)
+                )
+                self._unsent.clear()
             if last:
                 return
 
-    def _gather(self, timeout: float) -> tuple[list[Conclusion], bool]:
+    def _gather(self, timeout: float) -> bool:
         """Wait for a conclusion and take all that are there; True at the end of the worker."""
-        gathered: list[Conclusion] = []
         try:
             item = self._queue.get(timeout=timeout)
-            while True:
-                if item is None:
-                    return gathered, True
-                gathered.append(item)
-                if len(gathered) >= BATCH:
-                    break
+            if self._is_busy():
+                time.sleep(GATHER_SECONDS)
+            while item is not None:
+                self._unsent.append(item)
+                self._ends.append(time.monotonic())
+                if len(self._unsent) >= BATCH:
+                    return False
                 item = self._queue.get_nowait()
         except queue.Empty:
-            pass
-        return gathered, False
+            return False
+        return True
 
-    def _send(self, batch: list[Conclusion], *, final: bool) -> list[Conclusion]:
-        now = time.monotonic()
-        started = [] if final else self._to_start(now)
-        if batch or started:
-            store = self._connected()
-            texts = [self._text(c, size) for c, size in _with_sizes(store, batch)]
-            texts += [f'{{"i":{json.dumps(a.header)},"s":"STARTED","n":0,"w":{self._worker}}}' for a in started]
+    def _is_busy(self) -> bool:
+        return len(self._ends) == BUSY_COUNT and time.monotonic() - self._ends[0] < BUSY_SECONDS
+
+    def _announce(self) -> None:
+        """Publish what has ended."""
+        if not self._unsent:
+            return
+        store = self._connected()
+        for message in _messages([self._text(c, size) for c, size in _with_sizes(store, self._unsent)]):
+            store.publish(message)
+        self._unconcluded += [c for c in self._unsent if c.token]
+        self._unsent.clear()
+
+    def _tick(self, now: float, *, last: bool) -> None:
+        """Do what can wait: claims of what has ended, starts, leases."""
+        while self._unconcluded:
+            chunk = self._unconcluded[:BATCH]
+            self._connected().conclude([(c.key, c.token, c.claim) for c in chunk])
+            del self._unconcluded[:BATCH]
+        started = [] if last else self._to_start(now)
+        if started:
+            texts = [f'{{"i":{json.dumps(a.header)},"s":"STARTED","n":0,"w":{self._worker}}}' for a in started]
             for message in _messages(texts):
-                store.publish(message)
-            if batch:
-                store.conclude([(c.key, c.token, c.claim) for c in batch])
+                self._connected().publish(message)
             for attempt in started:
                 attempt.announced = True
         if now - self._renewed_at >= self._renew_seconds:
             self._renew()
             self._renewed_at = now
-        return []
 
     def _to_start(self, now: float) -> list[RunningAttempt]:
         return [a for a in list(self._running.values()) if not a.announced and now - a.since >= STARTED_AFTER_SECONDS]
 
     def _text(self, conclusion: Conclusion, size: int) -> str:
         """Return the JSON of the announcement; the result is spliced in as the text it already is."""
-        if conclusion.state is None:
-            return ""
         text = f'{{"i":{json.dumps(conclusion.header)},"s":"{conclusion.state}","n":{size},"w":{self._worker}'
         if conclusion.encoded is not None:
             text += f',"r":{conclusion.encoded}'
@@ -196,12 +221,12 @@ class Announcer:
                 if answer == 2 and attempt.announced:
                     logger.warning("task %s runs here, but its claim is another worker's by now", attempt.task_id)
 
-    def _keep(self, unsent: list[Conclusion], error: Exception) -> list[Conclusion]:
-        lost = len(unsent) - KEEP_UNSENT
-        logger.warning(
-            "the result backend does not answer, %d announcements wait: %s", len(unsent), protocol.mask_url(str(error))
-        )
-        return unsent[lost:] if lost > 0 else unsent
+    def _keep_some(self, error: Exception) -> None:
+        """Keep what could not be sent, within bounds."""
+        waiting = len(self._unsent) + len(self._unconcluded)
+        logger.warning("the result backend does not answer, %d ends wait: %s", waiting, protocol.mask_url(str(error)))
+        del self._unsent[:-KEEP_UNSENT]
+        del self._unconcluded[:-KEEP_UNSENT]
 
     def _connected(self) -> ClaimStore:
         if self._store is None:
@@ -233,6 +258,3 @@ def _messages(texts: Sequence[str]) -> list[str]:
     if gathered:
         messages.append("[" + ",".join(gathered) + "]")
     return messages
-
-
-__all__ = ("RELEASE", "Announcer", "Conclusion", "RunningAttempt")

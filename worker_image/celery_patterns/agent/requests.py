@@ -14,8 +14,9 @@ from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Ignore, Reject
 
 from celery_patterns import protocol
-from celery_patterns.agent.announcer import RELEASE, Conclusion, RunningAttempt
+from celery_patterns.agent.announcer import Conclusion, RunningAttempt
 from celery_patterns.agent.carried import TOKEN_KEY, CarriedResult, DuplicateDropped, StoreUnavailable
+from celery_patterns.agent.store import RELEASE
 
 if TYPE_CHECKING:
     from celery_patterns.agent.worker_agent import WorkerAgent
