@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.local.cluster import LocalCluster
 

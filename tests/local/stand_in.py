@@ -29,8 +29,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(503 if "unready" in WORDS else 200)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
-        return
+    def log_message(self, format: str, *args: object) -> None:  # type: ignore[explicit-override] # noqa: A002
+        """Say nothing."""
 
 
 def on_term(*_: object) -> None:
@@ -39,7 +39,8 @@ def on_term(*_: object) -> None:
         ended.set()
 
 
-print("started", flush=True)
+sys.stdout.write("started\n")
+sys.stdout.flush()
 note("started", json.dumps(dict(os.environ)))
 if "crash" in WORDS:
     sys.exit(3)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.domain.errors import Conflict
 from celery_operator.local.cluster import LocalCluster
@@ -38,6 +39,12 @@ def status(cluster: LocalCluster) -> dict[str, Any]:
 def notes(directory: Path, what: str) -> dict[str, str]:
     """Return what stand-ins noted: pod name -> text."""
     return {file.name.rpartition(".")[0]: file.read_text() for file in directory.glob(f"*.{what}")}
+
+
+def private_text(path: str) -> str:
+    """Return what a file holds; fail if others may read it."""
+    assert Path(path).stat().st_mode & 0o077 == 0
+    return Path(path).read_text()
 
 
 async def scale(cluster: LocalCluster, replicas: int) -> None:
@@ -104,8 +111,7 @@ async def test_a_pod_gets_secrets_fields_and_volumes_in_its_environment(cluster:
         "POD": pod,
         "HOSTNAME": pod,
     }
-    assert Path(seen["FILE"]).read_text() == "t"
-    assert Path(seen["FILE"]).stat().st_mode & 0o077 == 0
+    assert private_text(seen["FILE"]) == "t"
 
 
 async def test_a_missing_secret_holds_the_pod_until_it_appears(cluster: LocalCluster) -> None:

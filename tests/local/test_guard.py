@@ -18,8 +18,9 @@ from pathlib import Path
 from celery_operator.local.process import GuardedProcess
 
 async def main():
-    command = ["sh", "-c", "setsid sleep 600 & echo $! > DIR/away; sleep 601 & echo $! > DIR/near; echo $$ > DIR/shell; wait"]
-    command[-1] = command[-1].replace("DIR", sys.argv[1])
+    script = "cd " + sys.argv[1] + ";"
+    script += "setsid sleep 600 & echo $! > away; sleep 601 & echo $! > near; echo $$ > shell; wait"
+    command = ["sh", "-c", script]
     process = await GuardedProcess.start(command, log=Path(sys.argv[1]) / "log", env=os.environ)
     print(process.pid, flush=True)
     await process.wait()
@@ -34,16 +35,16 @@ def pids(directory: Path) -> list[int]:
 
 
 async def test_sigkill_of_the_parent_leaves_no_process(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE)
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, str(tmp_path), stdout=subprocess.PIPE)
     try:
         assert parent.stdout is not None
-        guard = int(await asyncio.to_thread(parent.stdout.readline))
+        guard = int(await parent.stdout.readline())
         await until(lambda: len(pids(tmp_path)) == 3)
         started = [guard, *pids(tmp_path)]
         assert [pid for pid in started if gone(pid)] == []
     finally:
         parent.kill()
-        parent.communicate(timeout=10)
+        await parent.wait()
     await until(lambda: all(gone(pid) for pid in started))
 
 
