@@ -146,11 +146,17 @@ def observed_deployment(manifest: Mapping[str, Any]) -> ObservedDeployment:
         generation=metadata.get("generation"),
         observed_generation=status.get("observedGeneration"),
         manifest_hash=(metadata.get("annotations") or {}).get(ANNOTATION_MANIFEST_HASH),
-        owner=next((each["uid"] for each in metadata.get("ownerReferences") or () if each.get("controller")), None),
+        owner=controlling_owner(manifest),
         deleting="deletionTimestamp" in metadata,
         refusal=_words(conditions.get("ReplicaFailure"), "True"),
         overdue=_words(conditions.get("Progressing"), "False"),
     )
+
+
+def controlling_owner(manifest: Mapping[str, Any]) -> str | None:
+    """Return the uid of the owner that controls an object; None if nobody does."""
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
 
 
 def observed_pod(manifest: Mapping[str, Any]) -> ObservedPod:
@@ -159,14 +165,15 @@ def observed_pod(manifest: Mapping[str, Any]) -> ObservedPod:
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     containers = status.get("containerStatuses") or ()
     worker: Mapping[str, Any] = next((each for each in containers if each["name"] == WORKER_CONTAINER), {})
+    ready = (conditions.get("Ready") or {}).get("status") == "True"
     return ObservedPod(
         name=metadata["name"],
         address=_address(manifest),
         assigned=bool((manifest.get("spec") or {}).get("nodeName")),
         pending=status.get("phase", "Pending") == "Pending",
         finished=status.get("phase") in ("Failed", "Succeeded"),
-        started=bool(worker.get("started", False)),
-        ready=(conditions.get("Ready") or {}).get("status") == "True",
+        started=bool(worker.get("started", ready)),
+        ready=ready,
         terminating="deletionTimestamp" in metadata,
         revision=(metadata.get("labels") or {}).get("pod-template-hash", ""),
         marked=(metadata.get("annotations") or {}).get(ANNOTATION_DELETION_COST) == MARKED_COST,

@@ -17,8 +17,10 @@ from celery_operator.domain.pools.scaling import Decision, ScalingMemory, decide
 
 SOON: Final = timedelta(milliseconds=300)
 """When to look again while something is under way."""
+UNSETTLED_PERIOD: Final = timedelta(seconds=1)
+"""How often a pool is looked at at least while its pods come and go."""
 FIXED_PERIOD: Final = timedelta(seconds=5)
-"""How often a pool of fixed size is looked at for its status; changes of objects wake it sooner."""
+"""How often a settled pool of fixed size is looked at for its status; changes of objects wake it sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +59,16 @@ def plan_pool(
         decision=decision,
         demand=demand,
         scale_in=scale_in,
-        look_again=SOON if actions or scale_in.under_way else _period(spec),
+        look_again=SOON if actions or scale_in.under_way else _period(spec, deployment),
     )
 
 
-def _period(spec: WorkerPoolSpec) -> timedelta:
-    if spec.autoscaling is None:
-        return FIXED_PERIOD
-    return timedelta(seconds=spec.autoscaling.poll_period_seconds)
+def _period(spec: WorkerPoolSpec, deployment: ObservedDeployment | None) -> timedelta:
+    """While pods come and go, every second; else as the spec says."""
+    settled = deployment is not None and deployment.replicas == deployment.existing == deployment.ready
+    scaling = spec.autoscaling
+    period = FIXED_PERIOD if scaling is None else timedelta(seconds=scaling.poll_period_seconds)
+    return period if settled else min(period, UNSETTLED_PERIOD)
 
 
 def _actions(

@@ -125,7 +125,10 @@ def _claims(
         yield _stalled(observed, refusal)
     yield _broker(observed)
     yield from _scaling(plan)
-    yield _drain_supported(subject, spec, observed)
+    if plan is None:
+        yield ConditionClaim(ConditionType.DRAIN_SUPPORTED, "Unknown", Reason.NOT_CHECKED)
+    else:
+        yield _drain_supported(subject, spec, observed)
 
 
 def smallest(spec: WorkerPoolSpec) -> int:
