@@ -124,7 +124,7 @@ def _exec(layout: Layout, progress: Progress, command: tuple[str, ...]) -> None:
     path = f"{layout.clients}:{os.environ.get('PATH', os.defpath)}"
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
     line = backend.cluster.client_command(command)
-    os.execvpe(line[0], line, environment)  # noqa: S606 - the caller's own command, with the caller's own rights
+    os.execvpe(line[0], line, environment)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,22 +145,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace, layout: Layout, progress: Progress) -> int:
-    match arguments.command:
-        case "up" | "down" | "clean" as command:
-            with _alone(layout, progress):
-                {"up": _up, "down": _down, "clean": _clean}[command](layout, progress)
-        case "images":
-            with _alone(layout, progress):
+    command: str = arguments.command
+    if command == "status":
+        return _status(layout, progress, as_json=arguments.json)
+    if command == "kubeconfig":
+        print(require_own_cluster(layout))  # noqa: T201 - this is the command's result
+    elif command == "env":
+        _environment(layout)
+    elif command == "exec":
+        words = tuple(arguments.arguments)
+        _exec(layout, progress, words[1:] if words[:1] == ("--",) else words)
+    else:
+        with _alone(layout, progress):
+            if command == "images":
                 _images(layout, progress, arguments.names)
-        case "status":
-            return _status(layout, progress, as_json=arguments.json)
-        case "kubeconfig":
-            print(require_own_cluster(layout))  # noqa: T201 - this is the command's result
-        case "env":
-            _environment(layout)
-        case "exec":
-            words = tuple(arguments.arguments)
-            _exec(layout, progress, words[1:] if words[:1] == ("--",) else words)
+            else:
+                {"up": _up, "down": _down, "clean": _clean}[command](layout, progress)
     return 0
 
 

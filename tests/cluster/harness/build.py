@@ -13,7 +13,15 @@ from harness import oci
 from harness.commands import run, run_logged
 from harness.errors import HarnessError
 from harness.layout import HARNESS, Layout
-from harness.programs import COREDNS, COREDNS_PROGRAM, NODE_PROGRAMS, Program, parse_go_version, required_go, version_key
+from harness.programs import (
+    COREDNS,
+    COREDNS_PROGRAM,
+    NODE_PROGRAMS,
+    Program,
+    parse_go_version,
+    required_go,
+    version_key,
+)
 from harness.progress import Progress, Step
 
 _BUILD_WITHIN = timedelta(minutes=45)
@@ -63,7 +71,9 @@ def build(layout: Layout, progress: Progress, program: Program) -> Path:
 def missing_programs(layout: Layout, programs: Iterable[Program] = NODE_PROGRAMS) -> tuple[Program, ...]:
     """Return the programs that the cache lacks."""
     return tuple(
-        program for program in programs if not _complete(_folder(layout, program, HARNESS / "go" / program.name), program)
+        program
+        for program in programs
+        if not _complete(_folder(layout, program, HARNESS / "go" / program.name), program)
     )
 
 

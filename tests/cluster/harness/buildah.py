@@ -110,7 +110,14 @@ class Buildah:
         container = run(self._buildah("from", "scratch")).strip()
         try:
             root = Path(run(self._buildah("mount", container)).strip())
-            command = ("debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", _SUITE, str(root), _mirror())
+            command = (
+                "debootstrap",
+                "--variant=minbase",
+                f"--include={','.join(_PACKAGES)}",
+                _SUITE,
+                str(root),
+                _mirror(),
+            )
             run_logged(command, log=log, within=_BASE_WITHIN, on_line=_LastLine(step))
             _tidy(root)
             run(self._buildah("umount", container))

@@ -1,4 +1,4 @@
-"""The control groups of the node's pods: one root of their own in every hierarchy, for both versions of the interface."""
+"""The control groups of the node's pods: below a root of their own, for both versions of the interface."""
 
 from __future__ import annotations
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import IO
 
 from harness.errors import HarnessError
 from harness.waiting import Stopwatch, tail
@@ -36,7 +39,7 @@ def run(
         HarnessError: It is missing, failed, or did not end in time; the message holds its own words.
     """
     try:
-        result = subprocess.run(  # noqa: S603 - the harness's own command lines
+        result = subprocess.run(
             command,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -95,9 +98,8 @@ def run_logged(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     shown = shlex.join(command) if len(command) < 12 else f"{command[0]} {command[1]} ..."
-    watch = Stopwatch()
     try:
-        child = subprocess.Popen(  # noqa: S603 - the harness's own command lines
+        child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -106,23 +108,43 @@ def run_logged(
             env={**os.environ, **(environment or {})},
             text=True,
             errors="replace",
+            # A group of its own, so that what it starts can be ended with it.
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise HarnessError(f"The program {command[0]!r} is not installed.") from error
     with child, log.open("w", encoding="utf-8") as sink:
         try:
-            for line in _lines(child):
-                if line is not None:
-                    sink.write(line)
-                    sink.flush()
-                on_line(line.rstrip() if line is not None else None)
-                if watch.elapsed() > within:
-                    raise HarnessError(f"Not finished after {within.total_seconds():.0f} s: {shown}\nSee {log}{tail(log)}")
+            in_time = _relay(child, sink, on_line, within)
         except BaseException:
-            child.kill()
+            _kill_with_children(child)
             raise
+        if not in_time:
+            _kill_with_children(child)
+    if not in_time:
+        raise HarnessError(f"Not finished after {within.total_seconds():.0f} s: {shown}\nSee {log}{tail(log)}")
     if child.returncode != 0:
         raise HarnessError(f"Failed with exit code {child.returncode}: {shown}\nSee {log}{tail(log, 15)}")
+
+
+def _relay(
+    child: subprocess.Popen[str], sink: IO[str], on_line: Callable[[str | None], None], within: timedelta
+) -> bool:
+    """Pass the child's output on until it ends; return False if it did not end in time."""
+    watch = Stopwatch()
+    for line in _lines(child):
+        if line is not None:
+            sink.write(line)
+            sink.flush()
+        on_line(line.rstrip() if line is not None else None)
+        if watch.elapsed() > within:
+            return False
+    return True
+
+
+def _kill_with_children(child: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _lines(child: subprocess.Popen[str]) -> Iterator[str | None]:

@@ -27,7 +27,11 @@ _NEEDED_BY_NODE = {
     f"{CNI_PLUGINS}/ptp": "containernetworking-plugins",
     "/usr/include/stdlib.h": "libc6-dev",
 }
-_NEEDED_BY_IMAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "/etc/ssl/certs/ca-certificates.crt": "ca-certificates"}
+_NEEDED_BY_IMAGES = {
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+    "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
+}
 _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -71,7 +75,7 @@ def _apt_get(arguments: tuple[str, ...], log: Path, show: Callable[[str], None])
 
     def on_line(line: str | None) -> None:
         nonlocal last
-        last = line if line else last
+        last = line or last
         show(last[:100])
 
     run_logged(("apt-get", *arguments), log=log, within=timedelta(minutes=10), on_line=on_line, environment=_APT)

@@ -53,7 +53,7 @@ def remember(layout: Layout) -> None:
 
 
 def restore(layout: Layout) -> None:
-    """Undo what the node changed: kernel settings, links to its logs, notes on its pods' addresses, folders that were not there."""
+    """Undo what the node changed: kernel settings, links to logs, notes on addresses, folders that were not there."""
     for link in _CONTAINER_LOGS.glob("*") if _CONTAINER_LOGS.exists() else ():
         if link.is_symlink() and link.readlink().is_relative_to(layout.state):
             link.unlink()

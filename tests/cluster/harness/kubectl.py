@@ -66,16 +66,19 @@ class Kubectl:
         own = (f"--kubeconfig={self.kubeconfig}", f"--cache-dir={home}/kubectl-cache", f"--request-timeout={seconds}")
         # Neither another cluster nor somebody's preferences and proxies may slip in through the environment.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "KUBECTL_KUBERC": "false"}
-        return run((str(self.program), *own, *arguments), within=_REQUEST_WITHIN * 3, stdin=stdin, environment=environment)
+        return run(
+            (str(self.program), *own, *arguments), within=_REQUEST_WITHIN * 3, stdin=stdin, environment=environment
+        )
 
 
 def node_is_ready(nodes: dict[str, Any]) -> bool:
     """Say whether a list of nodes has at least one, and all are Ready. Pure."""
     items = nodes.get("items", [])
-    return bool(items) and all(
-        any(each["type"] == "Ready" and each["status"] == "True" for each in item.get("status", {}).get("conditions", []))
-        for item in items
-    )
+    return bool(items) and all(_is_ready(item.get("status", {}).get("conditions", [])) for item in items)
+
+
+def _is_ready(conditions: list[dict[str, str]]) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def deployment_is_available(deployment: dict[str, Any]) -> bool:

@@ -80,7 +80,7 @@ def _api_server(layout: Layout, kube: Path) -> NodeProgram:
         "kube-apiserver",
         etcd_servers=ETCD_CLIENT,
         secure_port=str(API_PORT),
-        bind_address="0.0.0.0",  # noqa: S104 - all addresses of the node's own network namespace
+        bind_address="0.0.0.0",
         advertise_address=NODE_ADDRESS,
         service_cluster_ip_range=SERVICE_RANGE,
         tls_cert_file=f"{certificates}/apiserver.crt",

@@ -54,7 +54,9 @@ def write_image(
     annotations = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
     index = _json({"schemaVersion": 2, "manifests": [{**described, "annotations": annotations}]})
     blobs = {f"blobs/sha256/{_digest(blob)[7:]}": (blob, 0o644) for blob in (layer, configuration, manifest)}
-    archive = _tar({"oci-layout": (_json({"imageLayoutVersion": "1.0.0"}), 0o644), "index.json": (index, 0o644), **blobs})
+    archive = _tar(
+        {"oci-layout": (_json({"imageLayoutVersion": "1.0.0"}), 0o644), "index.json": (index, 0o644), **blobs}
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_suffix(".new")
     fresh.write_bytes(archive)
