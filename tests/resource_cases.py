@@ -74,7 +74,8 @@ GOOD = (
     Case("a group in a chain", workflow({"chain": [{"group": [{"task": ADD}, {"task": ADD}]}, {"task": ADD}]})),
     Case("a chord over items", workflow({"chord": {"items": {"list": [1, "a"]}, "task": ADD, "body": ADD}})),
     Case(
-        "a map-reduce over a range", workflow({"mapReduce": {"items": {"range": {"end": 3}}, "map": ADD, "reduce": ADD}})
+        "a map-reduce over a range",
+        workflow({"mapReduce": {"items": {"range": {"end": 3}}, "map": ADD, "reduce": ADD}}),
     ),
     Case(
         "a dag",
@@ -91,7 +92,10 @@ GOOD = (
     ),
     Case("the longest name", workflow({"chain": [{"task": ADD}]}, name="n" * 47)),
     Case("a pool with nothing but its app", pool({})),
-    Case("an autoscaled pool", pool({"autoscaling": {"maxReplicas": 3}, "template": {"metadata": {"labels": {"a": "b"}}}})),
+    Case(
+        "an autoscaled pool",
+        pool({"autoscaling": {"maxReplicas": 3}, "template": {"metadata": {"labels": {"a": "b"}}}}),
+    ),
     Case("an app with its URL in a Secret", app({"urlFrom": {"secretKeyRef": {"name": "s", "key": "broker"}}})),
 )
 
@@ -166,7 +170,9 @@ BAD = (
     ),
     wrong(
         "a keyword twice",
-        workflow({"chain": [{"task": {"name": "t", "kwargs": [{"name": "x", "value": 1}, {"name": "x", "value": 2}]}}]}),
+        workflow(
+            {"chain": [{"task": {"name": "t", "kwargs": [{"name": "x", "value": 1}, {"name": "x", "value": 2}]}}]}
+        ),
         "spec.chain[0].task.kwargs[1]",
         "name x is there already",
         "Duplicate value",
@@ -251,7 +257,9 @@ BAD = (
         "should match",
     ),
     wrong("a template that is a text", pool({"template": "x"}), "spec.template", "must be of type object", ""),
-    wrong("an app and a reference to one", pool({"appRef": {"name": "a"}}), "spec", "set exactly one of appRef and app"),
+    wrong(
+        "an app and a reference to one", pool({"appRef": {"name": "a"}}), "spec", "set exactly one of appRef and app"
+    ),
     wrong(
         "a password in a URL",
         app({"url": "redis://:hunter2@redis:6379/0"}),

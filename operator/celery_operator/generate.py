@@ -18,6 +18,7 @@ from typing_extensions import override
 from celery_operator.api import GROUP, VERSION
 from celery_operator.api.definitions import KINDS, Kind
 from celery_operator.api.schema import resource_schema
+from celery_operator.documents import chart_readme, reference, values_schema, values_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = Path("helm/celery-operator")
@@ -36,6 +37,10 @@ def files() -> Iterator[tuple[Path, str]]:
         text = f"# {GENERATED}\n{to_yaml(definition(kind))}"
         yield Path("crds") / f"{kind.plural}.yaml", text
         yield CHART / "files" / "crds" / f"{kind.plural}.yaml", text
+    yield CHART / "values.yaml", values_yaml()
+    yield CHART / "values.schema.json", json.dumps(values_schema(), indent=2) + "\n"
+    yield CHART / "README.md", chart_readme()
+    yield Path("docs") / "reference.md", reference()
 
 
 def definition(kind: Kind) -> dict[str, Any]:

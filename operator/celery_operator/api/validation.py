@@ -101,7 +101,7 @@ def _model(manifest: Mapping[str, Any]) -> type[CeleryApp | CeleryWorkerPool | C
 
 def _check_metadata(metadata: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what Kubernetes itself refuses in metadata, as far as a person can get it wrong."""
-    yield from check_unknown_fields(metadata, {"properties": dict.fromkeys(METADATA, {})}, "metadata")
+    yield from check_unknown_fields(metadata, {"properties": {key: {} for key in METADATA}}, "metadata")
     for key in ("name", "namespace"):
         value = metadata.get(key)
         if value is None and key == "namespace":

@@ -325,7 +325,9 @@ class OutputReference(ApiModel):
     """Where an output too large for status is kept."""
 
     step: Annotated[str, Field(max_length=63)]
-    task_id: Annotated[str, Field(max_length=64), Field(alias="taskID")]
+    """Of a group: its steps, as ``first,second`` or ``first..last``."""
+    task_id: Annotated[str, Field(max_length=64)] | None = Field(default=None, alias="taskID")
+    """Absent: the output is the list of the results of all tasks of the step."""
 
 
 class OutputValue(ApiModel):
