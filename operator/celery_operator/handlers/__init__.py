@@ -1,0 +1,1 @@
+"""The only code that knows kopf: which changes wake what."""

@@ -1,0 +1,33 @@
+"""The route table: every trigger in one screen. Handlers return None and write nothing: services do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from celery_operator.api import GROUP, VERSION
+
+KINDS = {"celeryapps": "CeleryApp", "celeryworkerpools": "CeleryWorkerPool", "celeryworkflows": "CeleryWorkflow"}
+"""Plural names of the watched resources, and their kinds."""
+
+Observe = Callable[[str, dict[str, Any], bool], None]
+"""Takes (kind, object, deleted)."""
+
+
+def build_registry(observe: Observe, login: Callable[[], kopf.ConnectionInfo]) -> kopf.OperatorRegistry:
+    """Return the handlers of one operator. Only ``on.event``: no finalizers, no annotations, no copies of specs."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def authenticate(**_: Any) -> kopf.ConnectionInfo:
+        return login()
+
+    for plural, kind in KINDS.items():
+
+        @kopf.on.event(GROUP, VERSION, plural, registry=registry, id=f"observe-{plural}", param=kind)
+        async def seen(*, event: Any, param: Any = None, **_: Any) -> None:
+            observe(param, dict(event["object"]), event["type"] == "DELETED")
+
+    return registry

@@ -1,0 +1,34 @@
+"""Runs kopf's watches inside our own event loop, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import kopf
+
+from celery_operator.handlers.configuration import configure
+from celery_operator.handlers.registry import Observe, build_registry
+
+
+async def watch(
+    observe: Observe,
+    *,
+    namespaces: Sequence[str],
+    login: Callable[[], kopf.ConnectionInfo],
+    stop: asyncio.Event,
+    ready: asyncio.Event | None = None,
+) -> None:
+    """Report every object of our kinds to ``observe``, now and when it changes, until ``stop`` is set.
+
+    ``namespaces`` empty means all of them.
+    """
+    await kopf.operator(
+        registry=build_registry(observe, login),
+        settings=configure(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+        stop_flag=stop,
+        ready_flag=ready,
+    )

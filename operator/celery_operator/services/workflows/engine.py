@@ -1,0 +1,226 @@
+"""All workflows of this operator: accepts new ones, takes up those an earlier process left, drops those that ended."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from pydantic import ValidationError
+
+from celery_operator.api.conditions import ConditionType, Reason
+from celery_operator.api.workflow import CeleryWorkflow, WorkflowStatus
+from celery_operator.domain.errors import DependencyError, Gone, SpecError
+from celery_operator.domain.workflows.compile import compile_workflow
+from celery_operator.domain.workflows.graph import Graph
+from celery_operator.domain.workflows.report import report
+from celery_operator.domain.workflows.state import RunState, initial_state
+from celery_operator.services.apps import AppResolver
+from celery_operator.services.failpoints import Reached, never
+from celery_operator.services.ports import Clock, Cluster, Connections, Manifest, ObjectKey, ResultBackend
+from celery_operator.services.spec_errors import spec_error
+from celery_operator.services.workflows.checkpoint import read_checkpoint
+from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.run import Ports, WorkflowRun
+from celery_operator.services.workflows.status import StatusWriter
+
+log = structlog.get_logger(__name__)
+
+FIRST_RETRY = timedelta(seconds=1)
+LONGEST_RETRY = timedelta(seconds=10)
+"""How often a workflow that names a missing Secret or app is looked at again: it heals when that appears."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A workflow that has not ended."""
+
+    manifest: Manifest
+    uid: str
+    generation: int
+    task: asyncio.Task[None] | None = None
+    run: WorkflowRun | None = None
+
+
+class WorkflowEngine:
+    """The runs of all workflows. ``observe`` and ``forget`` return at once; each run is a task of its own."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        connections: Connections,
+        apps: AppResolver,
+        clock: Clock,
+        reached: Reached = never,
+    ) -> None:
+        self._cluster = cluster
+        self._connections = connections
+        self._apps = apps
+        self._clock = clock
+        self._reached = reached
+        self._known: dict[ObjectKey, _Known] = {}
+        self._listeners: dict[ResultBackend, BackendListener] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    @property
+    def active(self) -> int:
+        """How many workflows have not ended."""
+        return len(self._known)
+
+    def observe(self, manifest: Manifest) -> None:
+        """Take note of a workflow as it is now: new, changed, or ended."""
+        metadata = manifest["metadata"]
+        key = ObjectKey(metadata["namespace"], metadata["name"])
+        uid, generation = str(metadata["uid"]), int(metadata.get("generation", 1))
+        known = self._known.get(key)
+        if known is not None and known.uid != uid:
+            self.forget(key)
+            known = None
+        if known is None:
+            if not has_ended(manifest):
+                self._begin(key, _Known(manifest, uid, generation))
+        elif generation > known.generation:
+            known.manifest, known.generation = manifest, generation
+            self._spec_changed(known)
+
+    def forget(self, key: ObjectKey) -> None:
+        """End the run of a workflow that was deleted; its waiting tasks are revoked."""
+        known = self._known.pop(key, None)
+        if known is None or known.task is None:
+            return
+        known.task.cancel()
+        if known.run is not None:
+            farewell = asyncio.create_task(known.run.revoke_all(), name=f"revoke {key}")
+            self._farewells.add(farewell)
+            farewell.add_done_callback(self._farewells.discard)
+
+    async def close(self) -> None:
+        """Stop following; nothing is revoked, and the next process goes on where this one was."""
+        tasks = [known.task for known in self._known.values() if known.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._farewells, return_exceptions=True)
+        await asyncio.gather(*(listener.close() for listener in tuple(self._listeners.values())))
+        self._known.clear()
+
+    def _begin(self, key: ObjectKey, known: _Known) -> None:
+        self._known[key] = known
+        known.task = asyncio.create_task(self._live(key, known), name=f"CeleryWorkflow {key}")
+
+    def _spec_changed(self, known: _Known) -> None:
+        if known.run is None:
+            return  # not accepted yet: looked at again from its newest manifest
+        try:
+            known.run.spec_changed(CeleryWorkflow.model_validate(_of_spec(known.manifest)), known.generation)
+        except ValidationError as error:
+            log.warning("changed spec is ignored", workflow=known.manifest["metadata"]["name"], why=str(error))
+
+    async def _live(self, key: ObjectKey, known: _Known) -> None:
+        writer = StatusWriter(self._cluster, key, known.uid, str(known.manifest["metadata"]["resourceVersion"]))
+        retry = FIRST_RETRY
+        while True:
+            try:
+                run = await self._accept(key, known, writer)
+                if run is not None:
+                    known.run = run
+                    await run.drive()
+                    break
+            except Gone:
+                break
+            except DependencyError as error:
+                log.warning("workflow postponed", workflow=str(key), why=error.message)
+            except Exception:
+                log.exception("workflow stopped: this is a defect of the operator", workflow=str(key))
+            known.run = None
+            await asyncio.sleep(retry.total_seconds())
+            retry = min(retry * 2, LONGEST_RETRY)
+        if self._known.get(key) is known:
+            del self._known[key]
+
+    async def _accept(self, key: ObjectKey, known: _Known, writer: StatusWriter) -> WorkflowRun | None:
+        """Return the run of a workflow that can be run; else say in its status why not, and return None."""
+        manifest = known.manifest
+        previous = _status_of(manifest)
+        writer.seen(manifest, previous)
+        try:
+            workflow = CeleryWorkflow.model_validate(_of_spec(manifest))
+            checkpoint = (
+                await read_checkpoint(self._cluster, key, known.uid) if previous and previous.checkpoint else None
+            )
+            graph, state = checkpoint or self._compile(workflow, previous)
+            app = await self._apps.resolve(key.namespace, workflow.spec.app_ref, workflow.spec.app)
+            if app.backend_url is None:
+                raise SpecError(
+                    Reason.NO_RESULT_BACKEND,
+                    "connection.resultBackend is not set: a workflow is followed through its tasks' results",
+                )
+            broker = self._connections.broker(app.broker_url)
+            backend = self._connections.result_backend(app.backend_url)
+        except (SpecError, ValidationError) as error:
+            await self._refuse(known, writer, spec_error(error))
+            return None
+        return WorkflowRun(
+            key=key,
+            uid=known.uid,
+            generation=known.generation,
+            workflow=workflow,
+            graph=graph,
+            state=state,
+            adopted=previous is not None and previous.start_time is not None,
+            ports=Ports(
+                cluster=self._cluster,
+                broker=broker,
+                listener=self._listener(backend),
+                writer=writer,
+                clock=self._clock,
+                reached=self._reached,
+            ),
+        )
+
+    def _compile(self, workflow: CeleryWorkflow, previous: WorkflowStatus | None) -> tuple[Graph, RunState]:
+        graph = compile_workflow(workflow.spec)
+        run = previous.run if previous else 1
+        return graph, initial_state(graph, run=run, now=self._clock.now())
+
+    async def _refuse(self, known: _Known, writer: StatusWriter, error: SpecError) -> None:
+        status = report(
+            spec=None,
+            graph=None,
+            state=None,
+            refused=error,
+            previous=writer.written,
+            generation=known.generation,
+            now=self._clock.now(),
+            uid=known.uid,
+        )
+        await writer.write(status)
+
+    def _listener(self, backend: ResultBackend) -> BackendListener:
+        """Return the listener of a backend; it stays for the next workflow, since connections are shared anyway."""
+        listener = self._listeners.get(backend)
+        if listener is None:
+            listener = self._listeners[backend] = BackendListener(backend, self._clock)
+        return listener
+
+
+def has_ended(manifest: Manifest) -> bool:
+    """Whether the workflow's Succeeded condition says how it ended."""
+    conditions = (manifest.get("status") or {}).get("conditions") or []
+    return any(c["type"] == ConditionType.SUCCEEDED and c["status"] in ("True", "False") for c in conditions)
+
+
+def _of_spec(manifest: Manifest) -> dict[str, object]:
+    return {"spec": manifest.get("spec")}
+
+
+def _status_of(manifest: Manifest) -> WorkflowStatus | None:
+    """Return the status that was written; None if there is none, or one of a version this operator cannot read."""
+    status = manifest.get("status")
+    if not status:
+        return None
+    try:
+        return WorkflowStatus.model_validate(status)
+    except ValidationError:
+        return None

@@ -1,0 +1,118 @@
+"""One listener for each result backend: takes what workers announce to the run it belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Protocol
+
+from celery_operator.domain.workflows.plan import Outcome, OutcomeState
+from celery_operator.services.ports import Clock, ResultBackend
+from celery_patterns.protocol import FAILURE, REJECTED, RETRY, REVOKED, STARTED, SUCCESS, Announcement
+
+TIME_LIMIT_EXCEPTIONS = frozenset({"TimeLimitExceeded", "SoftTimeLimitExceeded"})
+"""Exception types by which Celery tells that a task's time was over."""
+
+LOST_EXCEPTIONS = frozenset({"WorkerLostError", "Terminated"})
+"""Exception types by which Celery tells that the process that ran a task died."""
+
+_STATES: dict[str, OutcomeState] = {
+    STARTED: "started",
+    SUCCESS: "succeeded",
+    RETRY: "retrying",
+    REVOKED: "revoked",
+    REJECTED: "failed",
+}
+
+
+def failure_state(exception: str) -> OutcomeState:
+    """Classify a FAILURE by the name of its exception, as ``retry.classes`` means it."""
+    if exception in TIME_LIMIT_EXCEPTIONS:
+        return "timed_out"
+    return "lost" if exception in LOST_EXCEPTIONS else "failed"
+
+
+def to_outcome(announcement: Announcement, clock: Clock) -> Outcome | None:
+    """Translate what a worker says into what a planner observes; None for a state this operator does not know."""
+    state = failure_state(announcement.exception) if announcement.state == FAILURE else _STATES.get(announcement.state)
+    if state is None:
+        return None
+    identity = announcement.identity
+    return Outcome(
+        step=identity.step,
+        index=identity.index,
+        attempt=identity.attempt,
+        state=state,
+        size=announcement.size,
+        value=announcement.value,
+        has_value=announcement.has_value,
+        exception=announcement.exception,
+        message=announcement.message,
+        worker=announcement.worker,
+        time=clock.now(),
+    )
+
+
+class Listening(Protocol):
+    """A run, as its listener sees it."""
+
+    run_number: int
+
+    def hear(self, outcomes: list[Outcome]) -> None:
+        """Take note of what happened."""
+        ...
+
+    def look_again(self) -> None:
+        """Something may have been missed: sweep soon."""
+        ...
+
+
+class BackendListener:
+    """Follows the announcements of one result backend for as long as a run needs them."""
+
+    def __init__(self, backend: ResultBackend, clock: Clock) -> None:
+        self.backend = backend
+        self.heard_agents = False
+        """True once any worker has announced anything here: its agents guard attempts, so publishing again is safe."""
+        self._clock = clock
+        self._runs: dict[str, Listening] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, uid: str, run: Listening) -> None:
+        """Begin to tell a run what is announced for its uid."""
+        self._runs[uid] = run
+        if self._task is None:
+            self._task = asyncio.create_task(self._listen(), name="announcements")
+
+    def remove(self, uid: str) -> None:
+        """End it."""
+        self._runs.pop(uid, None)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _listen(self) -> None:
+        async for batch in self.backend.announcements():
+            if not batch:
+                for run in tuple(self._runs.values()):
+                    run.look_again()
+                continue
+            self.heard_agents = True
+            self._deliver(batch)
+
+    def _deliver(self, batch: tuple[Announcement, ...]) -> None:
+        by_uid: dict[str, list[Outcome]] = defaultdict(list)
+        for announcement in batch:
+            identity = announcement.identity
+            run = self._runs.get(identity.uid)
+            if run is None or identity.run != run.run_number:
+                continue
+            outcome = to_outcome(announcement, self._clock)
+            if outcome is not None:
+                by_uid[identity.uid].append(outcome)
+        for uid, outcomes in by_uid.items():
+            self._runs[uid].hear(outcomes)

@@ -1,0 +1,420 @@
+"""One workflow's run: observe, advance, carry out, show, and wait for the next sign, until it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from celery_operator.api.workflow import CeleryWorkflow, Checkpoint, WorkflowStatus
+from celery_operator.domain.conditions import rfc3339
+from celery_operator.domain.errors import BrokerError, ClusterError, DependencyError, Gone, ResultBackendError
+from celery_operator.domain.messages import TaskMessage, TaskResult
+from celery_operator.domain.workflows.advance import advance
+from celery_operator.domain.workflows.again import publish_again
+from celery_operator.domain.workflows.graph import Graph
+from celery_operator.domain.workflows.lookups import Outstanding, outstanding
+from celery_operator.domain.workflows.plan import Fetch, Finish, Observed, Outcome, Plan
+from celery_operator.domain.workflows.report import Reachability, Stall, report
+from celery_operator.domain.workflows.state import RunState
+from celery_operator.services.failpoints import Failpoint, Reached
+from celery_operator.services.ports import Broker, Clock, Cluster, ObjectKey
+from celery_operator.services.workflows.checkpoint import (
+    CHECKPOINT_INTERVAL,
+    FIRST_CHECKPOINT_AFTER,
+    checkpoint_key,
+    checkpoint_manifest,
+)
+from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.status import FIRST_WRITE_AFTER, WRITE_INTERVAL, StatusWriter
+from celery_operator.services.workflows.sweep import (
+    FIRST_INTERVAL,
+    LONGEST_INTERVAL,
+    SLICE,
+    next_interval,
+    sweep,
+)
+
+log = structlog.get_logger(__name__)
+
+STALLED_AFTER = timedelta(seconds=30)
+"""Without any sign of progress for this long, a workflow whose tasks wait says so in its condition Stalled."""
+
+UNSEEN_AFTER = timedelta(seconds=5)
+"""A task that nobody has begun although its queue is empty is published again if that was so twice, this far apart."""
+
+TOLERATED = TaskResult(state="SUCCESS", value=None)
+"""Stands in a list for an item whose failure was tolerated."""
+
+REVOKE_LIMIT = 10_000
+"""Most tasks named in one revoke: workers keep them all in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a run talks to."""
+
+    cluster: Cluster
+    broker: Broker
+    listener: BackendListener
+    writer: StatusWriter
+    clock: Clock
+    reached: Reached
+
+
+@dataclass(slots=True)
+class _Agenda:
+    """When the next thing of each sort is due, whatever else happens."""
+
+    sweep: datetime
+    status: datetime
+    checkpoint: datetime
+    publish: datetime | None = None
+    sweep_interval: timedelta = FIRST_INTERVAL
+    progress: datetime | None = None
+    """Last sign of progress."""
+    unseen: dict[str, datetime] = field(default_factory=dict)
+    """Task ids that nobody had begun while their queue was empty, and when that was first seen."""
+
+
+class WorkflowRun:
+    """The run of one accepted workflow. ``drive`` is its whole life; the other methods only leave notes for it."""
+
+    def __init__(
+        self,
+        *,
+        key: ObjectKey,
+        uid: str,
+        generation: int,
+        workflow: CeleryWorkflow,
+        graph: Graph,
+        state: RunState,
+        adopted: bool,
+        ports: Ports,
+    ) -> None:
+        """``adopted``: an earlier process may have published for this run; look before publishing."""
+        self.key = key
+        self.uid = uid
+        self.run_number = state.run
+        self._generation = generation
+        self._spec = workflow.spec
+        self._graph = graph
+        self._state = state
+        self._adopted = adopted
+        self._ports = ports
+        now = ports.clock.now()
+        self._agenda = _Agenda(
+            sweep=now if adopted else now + FIRST_INTERVAL,
+            status=now + FIRST_WRITE_AFTER,
+            checkpoint=now + FIRST_CHECKPOINT_AFTER,
+            progress=now,
+        )
+        self._wake = asyncio.Event()
+        self._inbox: list[Outcome] = []
+        self._values: dict[str, Any] = {}
+        self._unreadable: dict[str, str] = {}
+        self._unpublished: list[TaskMessage] = []
+        self._swept_to: tuple[str, int] | None = None
+        self._publish_backoff = timedelta(seconds=0.5)
+        self._reachable = {"broker": Reachability.unknown(), "backend": Reachability.unknown()}
+        self._stall: Stall | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._news = True
+
+    # ------------------------------------------------------------------------------------ notes from others
+
+    def hear(self, outcomes: list[Outcome]) -> None:
+        """Take note of what happened to tasks of this run."""
+        self._inbox.extend(outcomes)
+        self._agenda.progress = self._ports.clock.now()
+        self._agenda.sweep_interval = FIRST_INTERVAL
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """Sweep at once: announcements may have been missed."""
+        self._agenda.sweep = self._ports.clock.now()
+        self._wake.set()
+
+    def spec_changed(self, workflow: CeleryWorkflow, generation: int) -> None:
+        """Take note of a changed spec; of it only ``suspend`` can differ."""
+        self._spec = workflow.spec
+        self._generation = generation
+        self._agenda.status = self._ports.clock.now()
+        self._news = True
+        self._wake.set()
+
+    # ------------------------------------------------------------------------------------------- its own life
+
+    async def drive(self) -> None:
+        """Run to the end and report it. Raises Gone if the workflow is deleted meanwhile."""
+        self._ports.listener.add(self.uid, self)
+        try:
+            finish = await self._advance_to_the_end()
+            await self._conclude(finish)
+        finally:
+            self._ports.listener.remove(self.uid)
+            if self._writing is not None:
+                self._writing.cancel()
+
+    async def revoke_all(self) -> None:
+        """Ask the workers to forget what they have not begun: the workflow was deleted. Best effort."""
+        tasks = outstanding(self._graph, self._state, uid=self.uid, limit=REVOKE_LIMIT)
+        ids = [task.task_id for task in tasks]
+        if ids:
+            with contextlib.suppress(BrokerError):
+                await self._ports.broker.revoke(ids)
+
+    async def _advance_to_the_end(self) -> Finish:
+        while True:
+            plan = self._plan()
+            await self._carry_out(plan)
+            if plan.finished is not None:
+                return plan.finished
+            now = self._ports.clock.now()
+            if now >= self._agenda.sweep:
+                await self._sweep(now)
+            if now >= self._agenda.checkpoint:
+                await self._write_checkpoint(now)
+            self._show(now)
+            if plan.more or self._inbox or self._values or self._unreadable:
+                await asyncio.sleep(0)  # other runs have their turn
+            else:
+                await self._wait(plan.wake_at)
+
+    def _plan(self) -> Plan:
+        self._wake.clear()
+        observed = Observed(tuple(self._inbox), self._values, self._unreadable)
+        self._inbox, self._values, self._unreadable = [], {}, {}
+        plan = advance(
+            self._graph,
+            self._state,
+            observed,
+            now=self._ports.clock.now(),
+            uid=self.uid,
+            suspended=self._spec.suspend,
+            policy=self._spec.run_policy,
+        )
+        self._news = self._news or plan.state is not self._state
+        self._state = plan.state
+        return plan
+
+    async def _carry_out(self, plan: Plan) -> None:
+        if plan.publish or self._unpublished:
+            await self._publish(plan.publish)
+        if plan.fetch:
+            await self._fetch(plan.fetch)
+        if plan.revoke:
+            with contextlib.suppress(BrokerError):  # workers that run them anyway change nothing any more
+                await self._ports.broker.revoke(plan.revoke[:REVOKE_LIMIT])
+
+    async def _wait(self, wake_at: datetime | None) -> None:
+        agenda = self._agenda
+        due = [agenda.sweep, agenda.checkpoint, agenda.publish, wake_at]
+        if self._news and (self._writing is None or self._writing.done()):
+            due.append(agenda.status)
+        delay = (min(moment for moment in due if moment is not None) - self._ports.clock.now()).total_seconds()
+        if delay > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
+
+    # ------------------------------------------------------------------------------------------------ publish
+
+    async def _publish(self, messages: Sequence[TaskMessage]) -> None:
+        if self._adopted and messages:
+            messages = await self._not_begun(messages)
+        self._unpublished.extend(messages)
+        now = self._ports.clock.now()
+        if not self._unpublished or (self._agenda.publish is not None and now < self._agenda.publish):
+            return
+        try:
+            await self._ports.broker.publish(tuple(self._unpublished))
+        except BrokerError as error:
+            self._reachable["broker"] = Reachability.down(error)
+            self._agenda.publish = now + self._publish_backoff
+            self._publish_backoff = min(self._publish_backoff * 2, LONGEST_INTERVAL)
+            return
+        self._unpublished.clear()
+        self._reachable["broker"] = Reachability.up()
+        self._agenda.publish = None
+        self._publish_backoff = timedelta(seconds=0.5)
+        self._ports.reached(Failpoint.AFTER_PUBLISH)
+
+    async def _not_begun(self, messages: Sequence[TaskMessage]) -> list[TaskMessage]:
+        """Return those messages that no worker has begun; what became of the others is noted.
+
+        An earlier process may have published them. Those that wait in the queue are published twice: harmless, since
+        workers run an attempt once.
+        """
+        tasks = [self._as_outstanding(message) for message in messages]
+        try:
+            swept = await sweep(self._ports.listener.backend, tasks, now=self._ports.clock.now())
+        except ResultBackendError as error:
+            self._reachable["backend"] = Reachability.down(error)
+            return list(messages)
+        self._inbox.extend(swept.outcomes)
+        never_begun = {task.task_id for task in swept.never_begun}
+        return [message for message in messages if message.identity.task_id in never_begun]
+
+    def _as_outstanding(self, message: TaskMessage) -> Outstanding:
+        identity = message.identity
+        return Outstanding(
+            step=identity.step,
+            index=identity.index,
+            attempt=identity.attempt,
+            task_id=identity.task_id,
+            running=False,
+            lost_after=self._graph.by_name[identity.step].call.lost_after,
+        )
+
+    async def _fetch(self, wanted: Sequence[Fetch]) -> None:
+        ids = [task_id for fetch in wanted for task_id in fetch.task_ids if task_id is not None]
+        try:
+            results = await self._ports.listener.backend.read(ids)
+        except ResultBackendError as error:
+            self._reachable["backend"] = Reachability.down(error)
+            await self._pause()
+            return
+        self._reachable["backend"] = Reachability.up()
+        for fetch in wanted:
+            found = [results.get(task_id) if task_id is not None else TOLERATED for task_id in fetch.task_ids]
+            values = [result.value for result in found if result is not None and result.state == "SUCCESS"]
+            if len(values) < len(found):
+                self._unreadable[fetch.key] = "its result is no longer stored: see result_expires of the application"
+            else:
+                self._values[fetch.key] = values if fetch.many else values[0]
+
+    async def _pause(self) -> None:
+        """Wait for news or a second, whichever is first, before a server that failed is asked again."""
+        self._show(self._ports.clock.now())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), FIRST_INTERVAL.total_seconds())
+
+    # -------------------------------------------------------------------------------------------------- sweep
+
+    async def _sweep(self, now: datetime) -> None:
+        self._news = True
+        agenda = self._agenda
+        tasks = list(outstanding(self._graph, self._state, uid=self.uid, limit=SLICE, after=self._swept_to))
+        self._swept_to = (tasks[-1].step, tasks[-1].index) if len(tasks) == SLICE else None
+        try:
+            swept = await sweep(self._ports.listener.backend, tasks, now=now)
+            self._reachable["backend"] = Reachability.up()
+        except ResultBackendError as error:
+            self._reachable["backend"] = Reachability.down(error)
+            self._stall = Stall.store(error)
+            agenda.sweep = now + FIRST_INTERVAL
+            return
+        self._inbox.extend(swept.outcomes)
+        if swept.seen_claims:
+            self._ports.listener.heard_agents = True
+        await self._judge_unseen(swept.never_begun, now)
+        agenda.sweep_interval = next_interval(agenda.sweep_interval)
+        agenda.sweep = now + (timedelta(0) if self._swept_to else agenda.sweep_interval)
+
+    async def _judge_unseen(self, tasks: Sequence[Outstanding], now: datetime) -> None:
+        """Tasks that nobody has begun: do they wait for a worker, or are they gone with the broker's data?"""
+        if not tasks:
+            self._stall, self._agenda.unseen = None, {}
+            return
+        queues = {task.step: self._graph.by_name[task.step].call.queue for task in tasks}
+        try:
+            waiting = await self._ports.broker.waiting(sorted(set(queues.values())))
+            self._reachable["broker"] = Reachability.up()
+        except BrokerError as error:
+            self._reachable["broker"] = Reachability.down(error)
+            self._stall = Stall.store(error)
+            return
+        unseen = {task.task_id: task for task in tasks if waiting[queues[task.step]] == 0}
+        first_seen = self._agenda.unseen
+        self._agenda.unseen = {task_id: first_seen.get(task_id, now) for task_id in unseen}
+        gone = [task for task_id, task in unseen.items() if now - self._agenda.unseen[task_id] >= UNSEEN_AFTER]
+        if gone and self._ports.listener.heard_agents:
+            log.info("publishing again what nobody has", workflow=str(self.key), tasks=len(gone))
+            self._state = publish_again(self._graph, self._state, gone, uid=self.uid)
+            self._agenda.unseen = {}
+            self._wake.set()
+        starved = sorted({queues[task.step] for task in tasks if waiting[queues[task.step]] > 0})
+        quiet = now - (self._agenda.progress or now) >= STALLED_AFTER
+        self._stall = Stall.no_workers(starved) if starved and quiet and len(tasks) == self._in_flight() else None
+
+    def _in_flight(self) -> int:
+        return sum(step.active for step in self._state.steps.values())
+
+    # --------------------------------------------------------------------------------------------------- show
+
+    def _report(self, finish: Finish | None = None) -> WorkflowStatus:
+        return report(
+            spec=self._spec,
+            graph=self._graph,
+            state=self._state,
+            finish=finish,
+            previous=self._ports.writer.written,
+            generation=self._generation,
+            now=self._ports.clock.now(),
+            uid=self.uid,
+            broker=self._reachable["broker"],
+            backend=self._reachable["backend"],
+            stall=self._stall,
+            checkpoint=None if finish else self._checkpoint,
+        )
+
+    def _show(self, now: datetime) -> None:
+        """Write the status in the background if it is due and has changed: the run does not wait for it."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()  # Gone ends the run
+            self._writing = None
+        if not self._news or now < self._agenda.status or self._writing is not None:
+            return
+        self._news = False
+        self._agenda.status = now + WRITE_INTERVAL
+        self._writing = asyncio.create_task(self._write(self._report()), name=f"status {self.key}")
+
+    async def _write(self, status: WorkflowStatus) -> None:
+        try:
+            await self._ports.writer.write(status)
+        except Gone:
+            raise
+        except ClusterError as error:
+            self._news = True
+            log.warning("status postponed", workflow=str(self.key), why=error.message)
+
+    async def _write_checkpoint(self, now: datetime) -> None:
+        self._agenda.checkpoint = now + CHECKPOINT_INTERVAL
+        self._ports.reached(Failpoint.BEFORE_CHECKPOINT)
+        manifest = checkpoint_manifest(self.key, self.uid, self._graph, self._state)
+        try:
+            await self._ports.cluster.apply(manifest)
+        except ClusterError as error:
+            log.warning("checkpoint postponed", workflow=str(self.key), why=error.message)
+            return
+        if self._checkpoint is None:  # a time that moved on would be a status write of its own
+            self._checkpoint = Checkpoint(name=checkpoint_key(self.key).name, time=rfc3339(now))
+        self._ports.reached(Failpoint.AFTER_CHECKPOINT)
+
+    async def _conclude(self, finish: Finish) -> None:
+        self._ports.reached(Failpoint.BEFORE_FINAL_STATUS)
+        if self._writing is not None:
+            await asyncio.gather(self._writing, return_exceptions=True)
+        status = self._report(finish)
+        retry = FIRST_INTERVAL
+        while True:
+            try:
+                await self._ports.writer.write(status)
+                break
+            except Gone:
+                raise
+            except DependencyError as error:
+                log.warning("the end is not written yet", workflow=str(self.key), why=error.message)
+                await asyncio.sleep(retry.total_seconds())
+                retry = next_interval(retry)
+        if finish.succeeded:
+            await self._ports.writer.record("Normal", finish.reason, finish.message)
+        if self._checkpoint is not None:
+            with contextlib.suppress(ClusterError):
+                await self._ports.cluster.delete("ConfigMap", checkpoint_key(self.key))

@@ -1,0 +1,116 @@
+"""The safety net behind announcements: look at what was published and has not ended, and say what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from celery_operator.domain.messages import TaskResult
+from celery_operator.domain.workflows.lookups import Outstanding
+from celery_operator.domain.workflows.plan import Outcome, OutcomeState
+from celery_operator.services.ports import ResultBackend
+from celery_operator.services.workflows.listener import failure_state
+
+FIRST_INTERVAL = timedelta(seconds=1)
+"""After the last sign of progress: soon, for what was missed in the moment of a reconnection."""
+
+LONGEST_INTERVAL = timedelta(seconds=30)
+"""In a long step. With workers that announce, a sweep finds nothing; this bounds the rare case that it does."""
+
+SLICE = 500
+"""Tasks looked at in one sweep; the next one goes on behind them."""
+
+
+def next_interval(previous: timedelta) -> timedelta:
+    """Return how long to wait for the next sweep if nothing happened since the last: twice as long, within bounds."""
+    return min(max(previous * 2, FIRST_INTERVAL), LONGEST_INTERVAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep found."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    never_begun: tuple[Outstanding, ...] = ()
+    """Published, but no worker has claimed them and no result exists: waiting, or gone with the broker's data."""
+    seen_claims: bool = False
+    """True if any claim was found: workers guard attempts here."""
+
+
+async def sweep(backend: ResultBackend, tasks: Sequence[Outstanding], *, now: datetime) -> Swept:
+    """Ask the backend about the tasks and return what it knows.
+
+    Attempts whose worker died more than ``lost_after`` ago are abandoned first, so that they can never begin
+    again, and then reported as lost. Raises ResultBackendError.
+    """
+    if not tasks:
+        return Swept()
+    ids = [task.task_id for task in tasks]
+    results = await backend.read(ids)
+    open_ids = [task_id for task_id in ids if task_id not in results or not results[task_id].final]
+    claims = await backend.claims(open_ids) if open_ids else {}
+    dead = [
+        task.task_id
+        for task in tasks
+        if (claim := claims.get(task.task_id)) is not None
+        and claim.state == "running"
+        and claim.lease_over
+        and claim.seconds_since_lease > task.lost_after
+    ]
+    abandoned = await backend.abandon(dead) if dead else frozenset()
+    outcomes: list[Outcome] = []
+    never_begun: list[Outstanding] = []
+    for task in tasks:
+        result, claim = results.get(task.task_id), claims.get(task.task_id)
+        if result is not None and result.final:
+            outcomes.append(_from_result(task, result, now))
+        elif task.task_id in abandoned or (claim is not None and claim.state == "abandoned"):
+            worker = claim.worker if claim else ""
+            message = f"worker {worker or 'unknown'} died or was cut off while it ran this attempt"
+            outcomes.append(_outcome(task, "lost", now, exception="WorkerLost", message=message, worker=worker))
+        elif claim is not None:
+            outcomes.append(_outcome(task, "started", now, worker=claim.worker))
+        elif result is None:
+            never_begun.append(task)
+    return Swept(tuple(outcomes), tuple(never_begun), seen_claims=bool(claims))
+
+
+def _from_result(task: Outstanding, result: TaskResult, now: datetime) -> Outcome:
+    if result.state == "SUCCESS":
+        return _outcome(task, "succeeded", now, result=result, worker=result.worker)
+    if result.state == "REVOKED":
+        return _outcome(task, "revoked", now, worker=result.worker)
+    return _outcome(
+        task,
+        failure_state(result.exception),
+        now,
+        exception=result.exception or result.state,
+        message=result.message,
+        worker=result.worker,
+    )
+
+
+def _outcome(
+    task: Outstanding,
+    state: OutcomeState,
+    now: datetime,
+    *,
+    result: TaskResult | None = None,
+    exception: str = "",
+    message: str = "",
+    worker: str = "",
+) -> Outcome:
+    return Outcome(
+        step=task.step,
+        index=task.index,
+        attempt=task.attempt,
+        state=state,
+        size=result.size if result else 0,
+        value=result.value if result else None,
+        has_value=result is not None,
+        exception=exception,
+        message=message,
+        worker=worker,
+        time=now,
+    )
