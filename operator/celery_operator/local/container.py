@@ -43,6 +43,8 @@ class Launch:
 
     command: tuple[str, ...]
     env: dict[str, str]
+    startup: str | None
+    """URL that answers 200 once it has started; None: as soon as it runs."""
     readiness: str | None
     """URL that answers 200 while ready; None: ready once started."""
     pre_stop: Mapping[str, Any] | None
@@ -73,11 +75,16 @@ def prepare(pod: Manifest, lookup: Lookup, directory: Path, hosts: HostMap, entr
 
     command = tuple(local(part) for part in (container.get("command") or entrypoint))
     arguments = tuple(local(part) for part in container.get("args", ()))
-    probe = container.get("readinessProbe", {}).get("httpGet")
+
+    def url(probe: str) -> str | None:
+        get = container.get(probe, {}).get("httpGet")
+        return None if get is None else probe_url(pod, container, get)
+
     return Launch(
         command=(*command, *arguments),
         env=env,
-        readiness=None if probe is None else probe_url(pod, container, probe),
+        startup=url("startupProbe"),
+        readiness=url("readinessProbe"),
         pre_stop=_pre_stop(container, local),
         grace_seconds=float(spec.get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)),
     )

@@ -36,13 +36,14 @@ def is_leaving(pod: Manifest) -> bool:
 
 
 def victims(pods: Sequence[Manifest], count: int) -> tuple[Manifest, ...]:
-    """Return the pods that a ReplicaSet removes first: not ready, then the lowest deletion cost, then the youngest."""
+    """Return the pods that a ReplicaSet removes first: pending, not ready, the lowest deletion cost, the youngest."""
 
-    def cost(pod: Manifest) -> int:
-        return int(pod["metadata"].get("annotations", {}).get(DELETION_COST, 0))
+    def rank(pod: Manifest) -> tuple[bool, bool, int]:
+        cost = int(pod["metadata"].get("annotations", {}).get(DELETION_COST, 0))
+        return pod.get("status", {}).get("phase") != "Pending", is_ready(pod), cost
 
     youngest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
-    return tuple(sorted(youngest_first, key=lambda pod: (is_ready(pod), cost(pod)))[: max(count, 0)])
+    return tuple(sorted(youngest_first, key=rank)[: max(count, 0)])
 
 
 def template_hash(template: Mapping[str, Any]) -> str:

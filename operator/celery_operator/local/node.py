@@ -172,7 +172,7 @@ class _RunningPod:
             await self._pause()
             return
         self._process = process
-        self._report(started=True)
+        self._report(running=True)
         status = await self._stay(process, launch, pod)
         self._process = None
         if self.deleted.is_set():
@@ -199,9 +199,11 @@ class _RunningPod:
 
     async def _probe(self, launch: Launch) -> None:
         """Report readiness whenever it changes."""
+        started = False
         while True:
-            ready = True if launch.readiness is None else await self.node.answers(launch.readiness)
-            self._report(ready=ready)
+            started = started or launch.startup is None or await self.node.answers(launch.startup)
+            ready = started and (launch.readiness is None or await self.node.answers(launch.readiness))
+            self._report(ready=ready, started=started)
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _end(self, process: GuardedProcess, launch: Launch, pod: Manifest, ended: asyncio.Task[int]) -> None:
@@ -249,6 +251,7 @@ class _RunningPod:
         *,
         ready: bool = False,
         started: bool = False,
+        running: bool = False,
         waiting: tuple[str, str] | None = None,
         exit_code: int | None = None,
     ) -> None:
@@ -261,12 +264,13 @@ class _RunningPod:
             state = before.get("state", {})
             if waiting is not None:
                 state = {"waiting": {"reason": waiting[0], "message": waiting[1]}}
-            elif started:
+            elif running:
                 state = {"running": {"startedAt": now}}
             container = {
                 "name": "worker",
                 "image": pod["spec"]["containers"][0].get("image", ""),
                 "ready": ready,
+                "started": started,
                 "restartCount": self._restarts,
                 "state": state,
             }

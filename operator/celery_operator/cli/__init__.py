@@ -1,0 +1,1 @@
+"""What people type: ``celery-operator run``, ``validate``, ``example`` and ``version``."""

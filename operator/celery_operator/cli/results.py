@@ -1,0 +1,75 @@
+"""What stands at the end of a run: how each workflow ended, its outputs, its failures, and where to look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from celery_operator.cli.picture import ASCII, PRETTY, duration
+from celery_operator.cli.progress import last_lines
+from celery_operator.cli.values import show_output
+from celery_operator.local.node import tail
+from celery_operator.local.outcome import Outcome, seconds_between
+from celery_operator.local.run import LocalRun
+
+MOST_FAILURES = 5
+LOG_LINES = 12
+
+
+def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print each workflow's result for people."""
+    signs = ASCII if console.options.ascii_only else PRETTY
+    for outcome in outcomes:
+        sign, style = signs.states["Succeeded" if outcome.succeeded else "Failed"]
+        seconds = seconds_between(outcome.status.get("startTime"), outcome.status.get("completionTime"))
+        took = "" if seconds is None else f" in {duration(seconds)}"
+        word = "succeeded" if outcome.succeeded else "failed"
+        console.print()
+        console.print(Text.assemble((f"{sign} ", style), (outcome.name, "bold"), (f" {word}{took}", style)))
+        if not outcome.succeeded:
+            console.print(Padding(Text(f"{outcome.reason}: {outcome.message}".rstrip(": "), style), (0, 0, 0, 2)))
+        for failure in list(outcome.status.get("failures", ()))[-MOST_FAILURES:]:
+            console.print(Padding(_failure(failure, tolerated=outcome.succeeded), (0, 0, 0, 2)))
+        for output in outcome.status.get("outputs", ()):
+            if "reference" in output:
+                where = output["reference"]
+                shown: Any = f"too large to show: the result of step {where['step']}, task {where['taskID']}"
+            else:
+                shown = output.get("value")
+            ascii_only = console.options.ascii_only
+            console.print(Padding(show_output(output["name"], shown, ascii_only=ascii_only), (0, 0, 0, 2)))
+
+
+def print_worker_logs(console: Console, run: LocalRun) -> None:
+    """Print the end of the log that was written to last, and where the others are."""
+    logs = run.logs()
+    if logs:
+        console.print()
+        console.print(last_lines(tail(logs[-1], LOG_LINES), f"The end of {logs[-1]}:"))
+
+
+def to_json(outcomes: Sequence[Outcome], *, error: str = "") -> str:
+    """Return the whole result for scripts."""
+    body: dict[str, Any] = {
+        "succeeded": not error and all(outcome.succeeded for outcome in outcomes),
+        "workflows": [outcome.to_json() for outcome in outcomes],
+    }
+    if error:
+        body["error"] = error
+    return json.dumps(body, indent=2, ensure_ascii=False)
+
+
+def _failure(failure: Mapping[str, Any], *, tolerated: bool) -> Text:
+    index = f"[{failure['index']}]" if "index" in failure else ""
+    style = "yellow" if tolerated else "red"
+    return Text.assemble(
+        (f"{failure['step']}{index}", style),
+        (f" attempt {failure['attempt']}: ", "dim"),
+        f"{failure['exception']}: {failure['message']}",
+        (f"  ({failure['worker']})" if failure.get("worker") else "", "dim"),
+    )
