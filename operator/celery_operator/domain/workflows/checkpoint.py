@@ -120,7 +120,6 @@ def _failure(failure: Failure) -> list[Any]:
         failure.step,
         failure.index,
         failure.attempt,
-        failure.task_id,
         failure.exception,
         failure.message,
         failure.worker,
@@ -129,8 +128,8 @@ def _failure(failure: Failure) -> list[Any]:
 
 
 def _decode_failure(body: list[Any]) -> Failure:
-    step, index, attempt, task_id, exception, message, worker, time = body
-    return Failure(step, index, attempt, task_id, exception, message, worker, datetime.fromisoformat(time))
+    step, index, attempt, exception, message, worker, time = body
+    return Failure(step, index, attempt, exception, message, worker, datetime.fromisoformat(time))
 
 
 def decode(graph: Graph, data: Mapping[str, str]) -> RunState:

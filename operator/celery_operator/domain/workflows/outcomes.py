@@ -102,7 +102,7 @@ def _fail(draft: RunDraft, step: StepDraft, call: Call, outcome: Outcome, now: d
     exception = clean_text(outcome.exception or _DEFAULT_EXCEPTIONS[outcome.state], EXCEPTION_CHARACTERS)
     message = clean_text(outcome.message or _DEFAULT_MESSAGES.get(outcome.state, ""), MESSAGE_CHARACTERS)
     worker = clean_text(outcome.worker, WORKER_CHARACTERS)
-    draft.record(Failure(name, index, attempt, identity, exception, message, worker, outcome.time))
+    draft.record(Failure(name, index, attempt, exception, message, worker, outcome.time))
     failure = _CLASSES.get(outcome.state)
     delay = retry_delay(call.retry, failure, attempt=attempt, task_id=identity) if failure else None
     if delay is None:

@@ -152,7 +152,6 @@ class Publisher:
     def _fail_item(self, step: StepDraft, index: int, error: ValueUnavailableError) -> None:
         name, attempt = step.node.name, step.attempt(index)
         message = clean_text(error.message, MESSAGE_CHARACTERS)
-        identity = self._draft.task_id(name, index, attempt)
-        self._draft.record(Failure(name, index, attempt, identity, error.exception, message, "", self._now))
+        self._draft.record(Failure(name, index, attempt, error.exception, message, "", self._now))
         step.set_code(index, Code.FAILED)
         step.blame(Cause(index, attempt, error.exception, message))

@@ -54,7 +54,6 @@ class Failure:
     step: str
     index: int
     attempt: int
-    task_id: str
     exception: str
     message: str
     worker: str
