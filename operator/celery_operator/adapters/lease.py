@@ -34,6 +34,13 @@ class LeaseTimes:
     look: float = 1.0
     """Between looks of one that waits: a lease that was given back is taken that soon."""
 
+    @classmethod
+    def of_duration(cls, seconds: float) -> LeaseTimes:
+        """Return times in the default's proportions for another duration."""
+        default = cls()
+        share = seconds / default.duration
+        return cls(seconds, default.deadline * share, default.retry * share, min(default.look, default.look * share))
+
     def __post_init__(self) -> None:
         """Raise ValueError if the times would allow two leaders."""
         if not 0 < self.retry < self.deadline < self.duration:

@@ -20,12 +20,12 @@ QUIET = {"aiohttp.access": logging.WARNING, "kubernetes": logging.WARNING, "asyn
 
 
 def configure_logging(
-    level: str = "INFO", *, output: Literal["auto", "json", "console"] = "auto", stream: TextIO | None = None
+    level: str = "info", output: Literal["auto", "json", "console"] = "auto", *, stream: TextIO | None = None
 ) -> None:
     """Set up structlog and the standard library's logging for the whole process. Calling it again replaces all.
 
     Args:
-        level: Of our own logs and of libraries'.
+        level: Of our own logs and of libraries', in either case.
         output: auto: console on a terminal, else json.
         stream: Where to; default standard error.
     """
@@ -59,7 +59,7 @@ def configure_logging(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(level.upper())
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(max(quiet, root.level))
 

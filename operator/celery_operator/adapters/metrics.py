@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from celery_operator.services.ports import Clock, ObjectKey
 
@@ -16,14 +17,15 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class PrometheusMetrics:
-    """The port ``Metrics`` as Prometheus collectors.
+    """What the operator counts and measures, as Prometheus collectors.
 
     Args:
-        registry: Takes the collectors; a second object needs a second registry.
+        registry: Takes the collectors, those of the process (memory, CPU) included; a second object needs another.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        ProcessCollector(registry=registry)
         prefix = "celery_operator"
         self._durations = Histogram(
             f"{prefix}_reconcile_duration_seconds",
@@ -39,7 +41,7 @@ class PrometheusMetrics:
             f"{prefix}_published_tasks", "Messages of workflows' tasks that were published.", registry=registry
         )
         self._workflows = Gauge(
-            f"{prefix}_workflows", "Workflows that this operator knows, by phase.", ["phase"], registry=registry
+            f"{prefix}_workflows_active", "Workflows whose run this operator is advancing.", registry=registry
         )
         pool = ["namespace", "name"]
         self._desired = Gauge(
@@ -61,21 +63,21 @@ class PrometheusMetrics:
         self._queues: dict[ObjectKey, set[str]] = {}
 
     def reconciled(self, kind: str, seconds: float, *, failed: bool) -> None:
-        """See the port."""
+        """Note one reconcile of a kind."""
         self._durations.labels(kind).observe(seconds)
         if failed:
             self._errors.labels(kind).inc()
 
     def published(self, tasks: int) -> None:
-        """See the port."""
+        """Note so many published messages."""
         self._published.inc(tasks)
 
-    def workflows(self, phase: str, count: int) -> None:
-        """See the port."""
-        self._workflows.labels(phase).set(count)
+    def watch_workflows(self, active: Callable[[], float]) -> None:
+        """Ask ``active`` for the number of running workflows whenever the metrics are read."""
+        self._workflows.set_function(active)
 
-    def pool(self, key: ObjectKey, *, desired_replicas: int, waiting: dict[str, int | None]) -> None:
-        """See the port."""
+    def pool(self, key: ObjectKey, *, desired_replicas: int, waiting: Mapping[str, int | None]) -> None:
+        """Note what a pool is meant to have and what waits in its queues (None: unknown)."""
         self._desired.labels(*key).set(desired_replicas)
         known = {queue: count for queue, count in waiting.items() if count is not None}
         for queue in self._queues.get(key, set()) - known.keys():
@@ -85,7 +87,7 @@ class PrometheusMetrics:
             self._waiting.labels(*key, queue).set(count)
 
     def forget_pool(self, key: ObjectKey) -> None:
-        """See the port."""
+        """Remove a deleted pool's series."""
         for queue in self._queues.pop(key, set()):
             self._waiting.remove(*key, queue)
         # Removing what is not there is no error to prometheus_client.
