@@ -46,9 +46,10 @@ def dropped(*workers: Worker) -> int:
 
 
 def give_back(stage: Stage) -> int:
-    """Let kombu give every message that workers hold back to its queue, as it does after the visibility timeout."""
+    """Let kombu give the stage's messages that workers hold back to their queue, as after the visibility timeout."""
     channel = stage.connection.default_channel
-    tags = [tag.decode() for tag in stage.broker_client.hkeys("unacked")]
+    held = stage.broker_client.hgetall("unacked")
+    tags = [tag.decode() for tag, message in held.items() if json.loads(message)[2] == stage.queue]
     for tag in tags:
         channel.qos.restore_by_tag(tag)
     return len(tags)
@@ -106,7 +107,13 @@ def test_attempt_with_a_final_result_but_no_claim_is_dropped(two: Two) -> None:
     stage, *workers = two
     before = dropped(*workers)
     sent = stage.identity()
-    record = {"status": "SUCCESS", "result": 1, "traceback": None, "children": [], "task_id": sent.task_id}
+    record: dict[str, Any] = {
+        "status": "SUCCESS",
+        "result": 1,
+        "traceback": None,
+        "children": [],
+        "task_id": sent.task_id,
+    }
     stage.store.set(f"{protocol.RESULT_KEY_PREFIX}{sent.task_id}", json.dumps(record))
     stage.record(sent)
     eventually(lambda: dropped(*workers) == before + 1)
@@ -117,7 +124,13 @@ def test_attempt_with_a_final_result_but_no_claim_is_dropped(two: Two) -> None:
 def test_attempt_with_a_result_that_is_not_final_runs(two: Two, once: Counter[str]) -> None:
     stage, *_ = two
     sent = stage.identity()
-    record = {"status": "STARTED", "result": {}, "traceback": None, "children": [], "task_id": sent.task_id}
+    record: dict[str, Any] = {
+        "status": "STARTED",
+        "result": {},
+        "traceback": None,
+        "children": [],
+        "task_id": sent.task_id,
+    }
     stage.store.set(f"{protocol.RESULT_KEY_PREFIX}{sent.task_id}", json.dumps(record))
     stage.record(sent)
     stage.wait_ledger(sent.task_id, "finish")
@@ -148,7 +161,7 @@ def test_message_given_back_while_its_worker_lives_is_dropped(two: Two, once: Co
 
 def test_killed_worker_loses_its_claim_by_its_lease_and_no_sooner(stage: Stage) -> None:
     with stage.worker() as doomed, stage.worker(queues=f"{stage.queue}-2") as heir:
-        sent = stage.record(stage.identity(), 60)
+        sent = stage.record(stage.identity(), 1.5)
         stage.wait_ledger(sent.task_id, "start")
         doomed.kill()
         assert stage.claim(sent)["state"] == protocol.CLAIM_RUNNING
@@ -170,7 +183,7 @@ def _now_ms(stage: Stage) -> int:
 
 
 def test_killed_workers_message_waits_for_the_lease_and_runs(stage: Stage) -> None:
-    """The message that the broker gives back may be the only copy: it is not dropped while the dead one's lease runs."""
+    """A message that the broker gives back may be the only copy: it is not dropped while its last lease runs."""
     with stage.worker() as doomed:
         sent = stage.record(stage.identity(), 60)
         stage.wait_ledger(sent.task_id, "start")
@@ -182,6 +195,7 @@ def test_killed_workers_message_waits_for_the_lease_and_runs(stage: Stage) -> No
         assert stage.ledger()[sent.task_id] == Counter(start=1), "it ran before the lease was over"
         stage.wait_ledger(sent.task_id, "start", times=2)
         assert dropped(heir) == 0
+        heir.kill()
 
 
 def test_lost_child_ends_its_attempt(stage: Stage) -> None:
@@ -197,13 +211,14 @@ def test_lost_child_ends_its_attempt(stage: Stage) -> None:
 
 def test_task_that_gives_its_message_back_is_claimed_again(stage: Stage) -> None:
     """A cold shutdown requeues what runs; the claim goes with it, so the next worker need not wait for the lease."""
-    with stage.worker() as first:
+    with stage.worker(env={ENV_CLAIM_LEASE: "60"}) as first:
         sent = stage.record(stage.identity(), 60)
         stage.wait_ledger(sent.task_id, "start")
         os.kill(first.pid, signal.SIGQUIT)
         first.process.wait(15)
-    with stage.worker(env={ENV_CLAIM_LEASE: "30"}):
+    with stage.worker(env={ENV_CLAIM_LEASE: "60"}) as second:
         stage.wait_ledger(sent.task_id, "start", times=2)
+        second.kill()
 
 
 @pytest.fixture
