@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import uuid
+from typing import Any
 
-import kopf
 import structlog
+from prometheus_client import CollectorRegistry
 
 from celery_operator import __version__
 from celery_operator.adapters.agents import AiohttpWorkerAgents
@@ -20,9 +21,9 @@ from celery_operator.adapters.failpoints import ending_at
 from celery_operator.adapters.health_server import HealthServer
 from celery_operator.adapters.kubernetes.cluster import KubernetesCluster
 from celery_operator.adapters.kubernetes.connection import ApiConnection
-from celery_operator.adapters.lease import LeadershipLost, LeaderElection, LeaseTimes
+from celery_operator.adapters.lease import LeaderElection, LeadershipLost, LeaseTimes
 from celery_operator.adapters.logging import configure_logging
-from celery_operator.adapters.metrics import PrometheusMetrics
+from celery_operator.adapters.metrics import PrometheusMetrics, watch_loop
 from celery_operator.adapters.watchdog import EXIT_LEASE_LOST
 from celery_operator.domain.errors import CeleryOperatorError
 from celery_operator.handlers.runner import watch
@@ -42,24 +43,13 @@ EXIT_UNAVAILABLE = 69
 """EX_UNAVAILABLE: Kubernetes cannot be reached or refuses the login."""
 
 
-def login(kubeconfig: str | None) -> kopf.ConnectionInfo:
-    """Return how kopf connects: as the pod's service account, else by a kubeconfig."""
-    if kubeconfig is not None:
-        os.environ["KUBECONFIG"] = kubeconfig
-    found = None if kubeconfig is not None else kopf.login_with_service_account()
-    found = found or kopf.login_with_kubeconfig()
-    if found is None:
-        raise kopf.LoginError("neither a service account nor a kubeconfig was found")
-    return found
-
-
 async def operate(settings: Settings) -> None:
     """Wait until this process leads, then run the operator until it is told to stop or loses its lease."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    clock, metrics = SystemClock(), PrometheusMetrics()
+    clock, metrics = SystemClock(), PrometheusMetrics(CollectorRegistry())
     async with contextlib.AsyncExitStack() as stack:
         api = await ApiConnection.open(settings.kubeconfig)
         stack.push_async_callback(api.close)
@@ -71,21 +61,25 @@ async def operate(settings: Settings) -> None:
             clock=clock,
             times=LeaseTimes(duration=float(settings.lease_duration_seconds)),
         )
-        health = HealthServer(port=settings.http_port, registry=metrics.registry, monotonic=clock.monotonic)
-        await stack.enter_async_context(health)
+        health = HealthServer(ready=lambda: None, registry=metrics.registry, port=settings.http_port)
+        await health.start()
+        stack.push_async_callback(health.stop)
+        lag = asyncio.create_task(watch_loop(metrics, clock), name="watch the event loop")
+        stack.callback(lag.cancel)
         log.info("started", version=__version__, identity=identity, namespaces=settings.watch_namespaces or "all")
         acquiring = asyncio.create_task(election.acquire(), name="acquire the lease")
-        await first_of(acquiring, asyncio.create_task(stop.wait()))
+        await first_of(acquiring, asyncio.create_task(stop.wait(), name="wait for the end"))
         if stop.is_set():
             acquiring.cancel()
             return
         stack.push_async_callback(election.release)
-        await lead(settings, election, api, clock, metrics, stop, stack)
+        await lead(settings, election, api=api, clock=clock, metrics=metrics, stop=stop, stack=stack)
 
 
 async def lead(
     settings: Settings,
     election: LeaderElection,
+    *,
     api: ApiConnection,
     clock: SystemClock,
     metrics: PrometheusMetrics,
@@ -118,12 +112,12 @@ async def lead(
     app_status = AppReconciler(cluster=cluster, connections=connections, apps=apps, clock=clock)
     controller = Controller(reconcilers={"CeleryApp": app_status, "CeleryWorkerPool": pools}, workflows=workflows)
     stack.push_async_callback(controller.close)
-    metrics.watch_workflows(lambda: workflows.active)
+    metrics.leads(leads=True)
     watching = asyncio.create_task(
         watch(
             lambda kind, manifest, deleted: controller.observe(kind, manifest, deleted=deleted),
             namespaces=settings.watch_namespaces,
-            login=lambda: login(settings.kubeconfig),
+            kubeconfig=settings.kubeconfig,
             stop=stop,
         ),
         name="watch",
@@ -132,7 +126,7 @@ async def lead(
     await first_of(watching, holding)
 
 
-async def first_of(*tasks: asyncio.Task[object]) -> None:
+async def first_of(*tasks: asyncio.Task[Any]) -> None:
     """Wait until the first task ends; cancel the others, and raise what the first raised."""
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
@@ -149,14 +143,14 @@ def main() -> int:
     except SettingsError as error:
         print(f"celery-operator: {error}", file=sys.stderr)  # noqa: T201 - logging is not configured yet
         return EXIT_SETTINGS
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level.upper(), output=settings.log_format)
     try:
         asyncio.run(operate(settings))
     except LeadershipLost as error:
         log.warning("ending: another process leads", why=str(error))
         return EXIT_LEASE_LOST
     except CeleryOperatorError as error:
-        log.error("ending", why=str(error))
+        log.error("ending", why=str(error))  # noqa: TRY400 - the sentence says it all
         return EXIT_UNAVAILABLE
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,17 @@ Observe = Callable[[str, dict[str, Any], bool], None]
 """Takes (kind, object, deleted)."""
 
 
-def build_registry(observe: Observe, login: Callable[[], kopf.ConnectionInfo]) -> kopf.OperatorRegistry:
+def build_registry(observe: Observe, kubeconfig: str | None) -> kopf.OperatorRegistry:
     """Return the handlers of one operator. Only ``on.event``: no finalizers, no annotations, no copies of specs."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def authenticate(**_: Any) -> kopf.ConnectionInfo:
-        return login()
+    def login(*, settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:
+        """Log in as the pod's service account, else by a kubeconfig."""
+        if kubeconfig is not None:
+            os.environ["KUBECONFIG"] = kubeconfig  # the only way to tell kopf which one
+            return kopf.login_with_kubeconfig(settings=settings)
+        return kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
 
     for plural, kind in KINDS.items():
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import kopf
 
@@ -15,7 +15,7 @@ async def watch(
     observe: Observe,
     *,
     namespaces: Sequence[str],
-    login: Callable[[], kopf.ConnectionInfo],
+    kubeconfig: str | None,
     stop: asyncio.Event,
     ready: asyncio.Event | None = None,
 ) -> None:
@@ -24,7 +24,7 @@ async def watch(
     ``namespaces`` empty means all of them.
     """
     await kopf.operator(
-        registry=build_registry(observe, login),
+        registry=build_registry(observe, kubeconfig),
         settings=configure(),
         standalone=True,
         clusterwide=not namespaces,

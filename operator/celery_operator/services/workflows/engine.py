@@ -9,7 +9,7 @@ from datetime import timedelta
 import structlog
 from pydantic import ValidationError
 
-from celery_operator.api.conditions import ConditionType, Reason
+from celery_operator.api.conditions import ConditionType
 from celery_operator.api.workflow import CeleryWorkflow, WorkflowStatus
 from celery_operator.domain.errors import DependencyError, Gone, SpecError
 from celery_operator.domain.workflows.compile import compile_workflow
@@ -151,13 +151,8 @@ class WorkflowEngine:
             )
             graph, state = checkpoint or self._compile(workflow, previous)
             app = await self._apps.resolve(key.namespace, workflow.spec.app_ref, workflow.spec.app)
-            if app.backend_url is None:
-                raise SpecError(
-                    Reason.NO_RESULT_BACKEND,
-                    "connection.resultBackend is not set: a workflow is followed through its tasks' results",
-                )
             broker = self._connections.broker(app.broker_url)
-            backend = self._connections.result_backend(app.backend_url)
+            backend = self._connections.result_backend(app.require_backend())
         except (SpecError, ValidationError) as error:
             await self._refuse(known, writer, spec_error(error))
             return None

@@ -1,0 +1,306 @@
+"""The workflow engine against workers in memory: publishing, following, restarting, reporting."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from celery_operator.adapters.clock import SystemClock
+from celery_operator.domain.errors import BrokerError, ResultBackendError
+from celery_operator.services.apps import AppResolver
+from celery_operator.services.ports import Manifest, ObjectKey
+from celery_operator.services.workflows.engine import WorkflowEngine
+from fakes.cluster import FakeCluster
+from fakes.workers import SimulatedWorkers
+
+APP = {"connection": {"broker": {"url": "redis://r/0"}, "resultBackend": {"url": "redis://r/1"}}}
+KEY = ObjectKey("default", "w")
+RESULT = [{"name": "result", "valueFrom": {"result": "$"}}]
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+def task(name: str, *args: Any, **options: Any) -> dict[str, Any]:
+    return {"task": {"name": name, "args": [{"value": arg} for arg in args], **options}}
+
+
+CHAIN = {"chain": [task("add", 4, 4), task("add", 10), task("add", 100)], "outputs": RESULT}
+
+
+def workflow(**spec: Any) -> Manifest:
+    return {
+        "apiVersion": "celery-operator.dev/v1alpha1",
+        "kind": "CeleryWorkflow",
+        "metadata": {"name": "w", "namespace": "default", "uid": str(uuid.uuid4())},
+        "spec": {"app": APP, **spec},
+    }
+
+
+class World:
+    """A cluster, workers, and an engine that can be replaced by its successor."""
+
+    def __init__(self, workers: SimulatedWorkers) -> None:
+        self.cluster = FakeCluster()
+        self.workers = workers
+        self.engine = self.new_engine()
+
+    def new_engine(self) -> WorkflowEngine:
+        return WorkflowEngine(
+            cluster=self.cluster,
+            connections=self.workers,
+            apps=AppResolver(self.cluster),
+            clock=SystemClock(),
+        )
+
+    def apply(self, manifest: Manifest) -> None:
+        self.engine.observe(self.cluster.put(manifest))
+
+    async def restart(self) -> None:
+        """What a crash and its successor do: nothing is carried over but what the cluster and the backend hold."""
+        await self.engine.close()
+        self.engine = self.new_engine()
+        self.engine.observe(self.cluster.must("CeleryWorkflow", "w"))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return dict(self.cluster.must("CeleryWorkflow", "w").get("status") or {})
+
+    def condition(self, type_: str) -> tuple[str, str]:
+        found = [c for c in self.status.get("conditions", []) if c["type"] == type_]
+        return (found[0]["status"], found[0]["reason"]) if found else ("absent", "")
+
+    async def until(self, check: Callable[[], bool], within: float = 5.0) -> None:
+        deadline = time.monotonic() + within  # noqa: TID251 - a deadline of the test itself
+        while not check():
+            assert time.monotonic() < deadline, f"not within {within} s; status {self.status}"  # noqa: TID251
+            await asyncio.sleep(0.005)
+
+    async def ended(self, within: float = 5.0) -> tuple[str, str]:
+        await self.until(lambda: self.condition("Succeeded")[0] in ("True", "False"), within)
+        return self.condition("Succeeded")
+
+
+@asynccontextmanager
+async def world(**functions: Callable[..., Any]) -> AsyncIterator[World]:
+    it = World(SimulatedWorkers(**functions))
+    yield it
+    await it.engine.close()
+
+
+async def test_a_chain_passes_results_on_and_ends_with_its_output() -> None:
+    async with world(add=add) as it:
+        it.apply(workflow(**CHAIN))
+        assert await it.ended() == ("True", "Completed")
+        assert it.status["outputs"] == [{"name": "result", "value": 118}]
+        assert it.status["progress"] == "3/3"
+        assert set(it.workers.starts.values()) == {1}
+
+
+async def test_a_short_workflow_costs_one_status_write() -> None:
+    async with world(add=add) as it:
+        it.apply(workflow(**CHAIN))
+        await it.ended()
+        assert it.cluster.writes == ["status CeleryWorkflow"]
+
+
+async def test_every_condition_is_there_soon_while_a_task_waits() -> None:
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: bool(it.status), within=1.0)
+        assert it.condition("Succeeded") == ("Unknown", "Running")
+        assert it.condition("Accepted") == ("True", "Accepted")
+        assert it.condition("Reconciling")[0] == "True"
+        assert it.condition("Stalled")[0] == "False"
+        assert it.condition("Suspended")[0] == "False"
+        assert it.status["phase"] in ("Pending", "Running")
+
+
+async def test_what_was_not_announced_is_found_by_the_sweep() -> None:
+    async with world(add=add) as it:
+        it.workers.announcing = False
+        it.apply(workflow(group=[task("add", 1, 1), task("add", 2, 2)], outputs=RESULT))
+        assert await it.ended() == ("True", "Completed")
+        assert it.status["outputs"] == [{"name": "result", "value": [2, 4]}]
+
+
+async def test_a_successor_goes_on_without_running_anything_twice() -> None:
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: len(it.workers.queue) == 1)
+        await it.until(lambda: bool(it.status))
+        await it.restart()
+        await it.until(lambda: len(it.workers.queue) >= 1)
+        it.workers.paused = False
+        it.workers.run_all()
+        assert await it.ended() == ("True", "Completed")
+        assert it.status["outputs"] == [{"name": "result", "value": 118}]
+        assert set(it.workers.starts.values()) == {1}
+
+
+async def test_a_successor_takes_over_results_that_came_while_nobody_listened() -> None:
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: bool(it.status))
+        await it.engine.close()
+        it.workers.run_all()
+        it.workers.paused = False
+        await it.restart()
+        assert await it.ended() == ("True", "Completed")
+        assert set(it.workers.starts.values()) == {1}
+
+
+async def test_a_fan_out_survives_a_restart_in_the_middle() -> None:
+    async with world(add=add, total=sum) as it:
+        it.workers.paused = True
+        it.apply(
+            workflow(
+                mapReduce={
+                    "items": {"range": {"end": 300}},
+                    "map": {"name": "add", "args": [{"valueFrom": {"item": "$"}}, {"value": 0}]},
+                    "reduce": {"name": "total"},
+                },
+                outputs=RESULT,
+            )
+        )
+        await it.until(lambda: len(it.workers.queue) == 300)
+        await it.until(lambda: bool(it.status))
+        for message in it.workers.queue[:150]:
+            it.workers.run(message)
+        del it.workers.queue[:150]
+        await it.restart()
+        it.workers.paused = False
+        it.workers.run_all()
+        assert await it.ended() == ("True", "Completed")
+        assert it.status["outputs"] == [{"name": "result", "value": sum(range(300))}]
+        assert set(it.workers.starts.values()) == {1}
+
+
+async def test_a_failing_task_is_retried_as_a_new_attempt_and_then_fails_the_run() -> None:
+    def fail() -> None:
+        raise ValueError("no luck")
+
+    async with world(fail=fail) as it:
+        retry = {"limit": 2, "backoff": {"initialSeconds": 0, "maxSeconds": 0}}
+        it.apply(workflow(chain=[task("fail", retry=retry)]))
+        assert await it.ended() == ("False", "TaskFailed")
+        assert it.workers.ran == ["s0[0]#1", "s0[0]#2", "s0[0]#3"]
+        assert [(each["attempt"], each["exception"]) for each in it.status["failures"]][-1][1] == "ValueError"
+        assert [event.reason for event in it.cluster.events if event.type == "Warning"] == ["TaskFailed"]
+
+
+async def test_suspended_publishes_nothing_until_it_is_resumed() -> None:
+    async with world(add=add) as it:
+        manifest = workflow(**CHAIN, suspend=True)
+        it.apply(manifest)
+        await it.until(lambda: it.condition("Suspended") == ("True", "SuspendedBySpec"))
+        assert it.workers.ran == []
+        live = it.cluster.must("CeleryWorkflow", "w")
+        live["spec"]["suspend"] = False
+        live["metadata"]["generation"] += 1
+        it.apply(live)
+        assert await it.ended() == ("True", "Completed")
+
+
+async def test_a_broker_that_is_down_delays_and_loses_nothing() -> None:
+    async with world(add=add) as it:
+        it.workers.broker_error = BrokerError("cannot reach redis://r/0: refused")
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: it.condition("BrokerReachable") == ("False", "ConnectionFailed"))
+        it.workers.broker_error = None
+        assert await it.ended(within=8.0) == ("True", "Completed")
+        assert set(it.workers.starts.values()) == {1}
+
+
+async def test_a_backend_that_is_down_is_told_and_outlasted() -> None:
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.workers.backend_error = ResultBackendError("cannot reach redis://r/1: refused")
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: it.condition("ResultBackendReachable") == ("False", "ConnectionFailed"))
+        it.workers.backend_error = None
+        it.workers.paused = False
+        it.workers.run_all()
+        assert await it.ended(within=8.0) == ("True", "Completed")
+
+
+async def test_messages_that_the_broker_lost_are_published_again() -> None:
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.apply(workflow(group=[task("add", 1, 1), task("add", 2, 2)], outputs=RESULT))
+        await it.until(lambda: len(it.workers.queue) == 2)
+        it.workers.run(it.workers.queue[0])
+        it.workers.queue.clear()
+        it.workers.paused = False
+        assert await it.ended(within=20.0) == ("True", "Completed")
+        assert it.status["outputs"] == [{"name": "result", "value": [2, 4]}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        pytest.param({"chain": [task("add")], "group": [task("add")]}, "InvalidSpec", id="two kinds of work"),
+        pytest.param({"chian": [task("add")]}, "InvalidSpec", id="unknown field"),
+        pytest.param({"app": None, "appRef": {"name": "no"}, "chain": [task("add")]}, "AppNotFound", id="no app"),
+        pytest.param(
+            {"dag": {"steps": [{"name": n, "dependsOn": [{"step": d}], **task("add")} for n, d in ("ab", "ba")]}},
+            "CycleDetected",
+            id="cycle",
+        ),
+        pytest.param(
+            {"dag": {"steps": [{"name": "a", "dependsOn": [{"step": "z"}], **task("add")}]}},
+            "UnknownStep",
+            id="unknown dependency",
+        ),
+    ],
+)
+async def test_a_wrong_spec_is_refused_at_once_with_its_reason(spec: dict[str, Any], reason: str) -> None:
+    async with world(add=add) as it:
+        manifest = workflow(**spec)
+        manifest["spec"] = {name: value for name, value in manifest["spec"].items() if value is not None}
+        it.apply(manifest)
+        await it.until(lambda: it.condition("Accepted") == ("False", reason), within=1.0)
+        assert it.workers.ran == []
+        assert reason in [event.reason for event in it.cluster.events if event.type == "Warning"]
+
+
+async def test_a_missing_app_heals_when_it_appears() -> None:
+    async with world(add=add) as it:
+        manifest = workflow(**CHAIN)
+        del manifest["spec"]["app"]
+        manifest["spec"]["appRef"] = {"name": "shop"}
+        it.apply(manifest)
+        await it.until(lambda: it.condition("Accepted") == ("False", "AppNotFound"))
+        it.cluster.put({"kind": "CeleryApp", "metadata": {"name": "shop"}, "spec": APP})
+        assert await it.ended() == ("True", "Completed")
+
+
+async def test_a_deleted_workflow_revokes_what_waits() -> None:
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: len(it.workers.queue) == 1)
+        await it.cluster.delete("CeleryWorkflow", KEY)
+        it.engine.forget(KEY)
+        await it.until(lambda: it.workers.revoked == [it.workers.queue[0].identity.task_id])
+        assert it.engine.active == 0
+
+
+async def test_a_finished_workflow_is_left_alone() -> None:
+    async with world(add=add) as it:
+        it.apply(workflow(**CHAIN))
+        await it.ended()
+        before = list(it.cluster.writes)
+        await it.restart()
+        assert it.engine.active == 0
+        assert it.cluster.writes == before
