@@ -188,7 +188,7 @@ def _program(rule: str) -> cel.Program | None:
 @cache
 def _pattern(pattern: str) -> re.Pattern[str]:
     """Return a pattern with the API server's meaning (RE2): ASCII classes, ``$`` is the very end."""
-    if pattern.endswith("$"):
+    if pattern.endswith("$") and not pattern.endswith(r"\$"):
         pattern = pattern[:-1] + r"\Z"
     return re.compile(pattern, re.ASCII)
 
