@@ -22,6 +22,8 @@ PLAIN_KINDS = ("Secret", "ConfigMap")
 IGNORED_KINDS = ("Namespace", "ServiceAccount")
 """Kinds that belong beside ours in a file and mean nothing here."""
 STDIN = "-"
+TEXT_TAG = "tag:yaml.org,2002:str"
+MERGE_TAG = "tag:yaml.org,2002:merge"
 SUFFIXES = (".yaml", ".yml", ".json")
 _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
@@ -139,13 +141,15 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands here twice", key.start_mark
-                )
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands here twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if key.tag != MERGE_TAG:
+                key.tag = TEXT_TAG
             seen.add(key.value)
-        mapping = super().construct_mapping(node, deep=deep)
-        return {key if isinstance(key, str) else _key_text(key): value for key, value in mapping.items()}
+        return super().construct_mapping(node, deep=deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -154,13 +158,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _key_text(key: object) -> str:
-    return str(key).lower() if isinstance(key, bool) else str(key)
-
-
 def _read(source: str, text: str, documents: list[Document], problems: list[Problem]) -> None:
     loader = _Loader(text)
-    number = 0
+    number, found = 0, len(problems)
     try:
         while loader.check_node():
             node = loader.get_node()
@@ -179,7 +179,7 @@ def _read(source: str, text: str, documents: list[Document], problems: list[Prob
         problems.append(Problem(source, f"not valid YAML: {error}", number or 1))
     finally:
         loader.dispose()
-    if number == 0:
+    if number == 0 and len(problems) == found:
         problems.append(Problem(source, "holds no resource"))
 
 
