@@ -1,0 +1,96 @@
+"""The operator on the project's own cluster: installed once, mended before each test, removed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from support.cluster import Cluster, open_own_cluster
+from support.playground import Playground, await_gone, delete_namespace, playground
+from support.release import Release
+
+TEST_NAMESPACES = "celery-operator.dev/test=true"
+LOG_LINES = 150
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster that the harness started; any other is refused here, before the first write."""
+    own = open_own_cluster()
+    _remove_leftovers(own)
+    yield own
+    Release(own).uninstall()
+    _remove_leftovers(own)
+    own.api.close()
+
+
+@pytest.fixture(scope="session")
+def _installed(cluster: Cluster) -> Release:
+    """One installation for all tests; those that remove or change it leave that to be mended by ``operator``."""
+    release = Release(cluster)
+    release.create_namespace()
+    release.upgrade()
+    return release
+
+
+@pytest.fixture
+def operator(_installed: Release) -> Release:
+    """The operator with two ready replicas, one of which leads, however the test before left it."""
+    _installed.mend()
+    _installed.wait_ready()
+    return _installed
+
+
+@pytest.fixture
+def ground(cluster: Cluster, operator: Release, request: pytest.FixtureRequest) -> Iterator[Playground]:
+    """A namespace of the test's own, with a Redis and a CeleryApp called ``app`` on it."""
+    del operator
+    name = request.node.name.removeprefix("test_").partition("[")[0].replace("_", "-")[:40].strip("-")
+    with playground(cluster, name) as fresh:
+        fresh.start_redis()
+        fresh.create_app()
+        yield fresh
+
+
+@pytest.fixture(scope="module")
+def static_ground(cluster: Cluster, _installed: Release) -> Iterator[Playground]:
+    """A namespace without servers, for what the API server answers by itself."""
+    with playground(cluster, "static") as fresh:
+        yield fresh
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Show, for a test that failed, what its namespace and the operator look like."""
+    report = yield
+    if report.failed and call.excinfo is not None and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, Playground):
+                report.sections.append((f"namespace {value.name}", _describe(value)))
+        operator = item.funcargs.get("operator")
+        if isinstance(operator, Release):
+            report.sections.append(("operator", f"{operator.describe()}\n{operator.logs(lines=LOG_LINES)}"))
+    return report
+
+
+def _describe(ground: Playground) -> str:
+    show = ground.cluster.attempt
+    namespace = ("-n", ground.name)
+    parts = [
+        show("get", "pods,deployments,replicasets", *namespace, "-o", "wide").said,
+        show("get", "events", *namespace, "--sort-by=.lastTimestamp").said,
+        show("get", "celery", *namespace, "-o", "yaml", "--show-managed-fields=false").said,
+        show("logs", *namespace, "-l", "celery-operator.dev/pool", "--tail=40", "--prefix").said,
+    ]
+    return "\n".join(parts)
+
+
+def _remove_leftovers(cluster: Cluster) -> None:
+    """Delete namespaces of this suite, also of a run that was interrupted, and wait until they are gone."""
+    names = cluster.kubectl("get", "namespaces", "-l", TEST_NAMESPACES, "-o", "name").split()
+    for name in names:
+        delete_namespace(cluster, name.removeprefix("namespace/"), wait=False)
+    for name in names:
+        await_gone(cluster, name.removeprefix("namespace/"))

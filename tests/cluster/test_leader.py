@@ -1,0 +1,119 @@
+"""An operator that dies or freezes in mid-run: its successor goes on, nothing is lost, and no attempt runs twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from servers import eventually
+from support.cluster import Cluster
+from support.ledger import assert_each_once
+from support.manifests import fan_out_and_total
+from support.playground import Playground, condition
+from support.release import CONTAINER, LEASE_SECONDS, TAKEOVER_SECONDS, Release
+from support.signals import Signals
+
+SLOTS = 4
+KILLS = 5
+ITEMS = 240
+"""Enough that five leaders have something to do: each has to publish ten more before it is killed in its turn."""
+PROGRESS = 10
+FAILPOINT_EXIT = 70
+SHORT_LEASE_SECONDS = 6
+"""At each failpoint both replicas die in turn, and a process that dies so gives no lease back."""
+
+
+@pytest.fixture
+def running(ground: Playground) -> Playground:
+    """A namespace in which a fan-out runs that only goes on while an operator publishes: a few items at a time."""
+    ground.create_pool(replicas=1, worker={"concurrency": SLOTS})
+    ground.wait_condition("CeleryWorkerPool", "pool", "Ready", "True", within=60)
+    return ground
+
+
+@pytest.fixture
+def signals(cluster: Cluster) -> Iterator[Signals]:
+    sender = Signals(cluster)
+    sender.start()
+    yield sender
+    sender.close()
+
+
+def test_the_leader_is_killed_five_times_in_mid_run(running: Playground, operator: Release) -> None:
+    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=0.2, parallelism=SLOTS))
+    for _ in range(KILLS):
+        holder, leader = operator.holder(), operator.leader()
+        assert leader is not None
+        _await_progress(running, PROGRESS)
+        operator.cluster.kubectl("delete", "pod", leader, "-n", operator.namespace, "--force", "--grace-period=0")
+        operator.wait_new_leader(holder)
+    assert len(running.ledger.finished()) < ITEMS, "the run was over before the last kill: make it longer"
+    _assert_complete(running, ITEMS)
+
+
+def test_a_leader_that_was_stopped_past_its_lease_ends_when_it_is_continued(
+    running: Playground, operator: Release, signals: Signals
+) -> None:
+    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=0.2, parallelism=SLOTS))
+    _await_progress(running, PROGRESS)
+    holder, leader = operator.holder(), operator.leader()
+    assert leader is not None
+    stopped = signals.send("SIGSTOP", namespace=operator.namespace, pod=leader, container=CONTAINER)
+    assert stopped >= 1
+    operator.wait_new_leader(holder)
+    _await_progress(running, PROGRESS)
+    continued = signals.send("SIGCONT", namespace=operator.namespace, pod=leader, container=CONTAINER)
+    assert continued == stopped
+    eventually(
+        lambda: operator.exits() == [75] and operator.holder() != holder,
+        within=LEASE_SECONDS,
+        every=0.2,
+        what=lambda: f"the end of the stopped leader:\n{operator.describe()}",
+    )
+    _assert_complete(running, ITEMS)
+
+
+@pytest.mark.parametrize("point", ["after-publish", "before-checkpoint", "after-checkpoint", "before-final-status"])
+def test_a_leader_that_dies_at_a_failpoint_loses_and_repeats_nothing(
+    running: Playground, operator: Release, point: str
+) -> None:
+    items = 40
+    variables = {"FAILPOINT": point, "LEASE_DURATION_SECONDS": str(SHORT_LEASE_SECONDS)}
+    env = [{"name": f"CELERY_OPERATOR_{name}", "value": value} for name, value in variables.items()]
+    operator.upgrade({"env": env})
+    operator.wait_ready()
+    running.create_workflow("fan-out", **fan_out_and_total(items=items, seconds=0.4, parallelism=SLOTS))
+    _assert_complete(running, items)
+    assert FAILPOINT_EXIT in operator.exits(), f"nobody died at {point}:\n{operator.describe()}"
+
+
+def test_a_standby_takes_over_from_a_leader_that_leaves(operator: Release) -> None:
+    """A leader that is told to go gives its lease back: nobody waits for it to expire."""
+    holder, leader = operator.holder(), operator.leader()
+    assert leader is not None
+    others = {pod["metadata"]["name"] for pod in operator.pods()} - {leader}
+    assert len(others) == 1
+    operator.cluster.kubectl("delete", "pod", leader, "-n", operator.namespace, "--wait=false")
+    assert operator.wait_new_leader(holder) in others
+
+
+def _await_progress(ground: Playground, count: int) -> None:
+    """Wait until so many further items have been started."""
+    before = len(ground.ledger.started())
+    eventually(
+        lambda: len(ground.ledger.started()) >= before + count,
+        within=TAKEOVER_SECONDS,
+        every=0.2,
+        what=f"{count} more items than {before}",
+    )
+
+
+def _assert_complete(ground: Playground, items: int) -> None:
+    """Assert that the run succeeds with the right sum, and that every item was started and finished once."""
+    ended = ground.wait_ended("fan-out", within=120)
+    found = condition(ended, "Succeeded")
+    assert (found["status"], found["reason"]) == ("True", "Completed"), found
+    assert ground.outputs("fan-out") == {"total": sum(range(items))}
+    assert_each_once(ground.ledger.entries(), ground.task_ids("fan-out", "numbers", items))
+    assert ended["status"]["tasks"]["retried"] == 0
