@@ -12,10 +12,11 @@ from harness.build import build
 from harness.commands import run, run_logged, succeeds
 from harness.errors import HarnessError
 from harness.identity import Record, kubectl_for, mark, new_id
-from harness.kubectl import node_is_ready
+from harness.kubectl import dns_is_available, node_is_ready
 from harness.layout import CHECKOUT, Layout
 from harness.programs import HELM_PROGRAM, KIND_PROGRAM, KUBE
 from harness.progress import Progress
+from harness.waiting import wait_until
 
 Engine = Literal["docker", "podman"]
 
@@ -24,6 +25,8 @@ _NODE = f"{CLUSTER}-control-plane"
 _ANSWER_WITHIN = timedelta(seconds=15)
 _CREATE_WITHIN = timedelta(minutes=15)
 """Includes the first pull of kind's node image."""
+
+_DNS_WITHIN = timedelta(minutes=3)
 
 
 def answering_engine() -> Engine | None:
@@ -63,6 +66,7 @@ class Kind:
         # Known as ours before it is there, so that one whose creation fails half-way can be removed.
         record.write(self._layout)
         self._link_clients(kubectl, helm)
+        log = self._layout.build_logs / "kind.log"
         with self._progress.step("Creating the kind cluster") as step:
             run_logged(
                 (
@@ -74,11 +78,13 @@ class Kind:
                     f"--kubeconfig={self._layout.kubeconfig}",
                     "--wait=180s",
                 ),
-                log=self._layout.build_logs / "kind.log",
+                log=log,
                 within=_CREATE_WITHIN,
                 on_line=lambda line: step.update(line or "waiting"),
                 environment=self._environment(),
             )
+            step.update("waiting for the cluster's DNS")
+            wait_until(self.healthy, within=_DNS_WITHIN, what="the Node and kube-system/coredns", logs=(log,))
         mark(kubectl_for(self._layout, record), record.id)
 
     def down(self) -> None:
@@ -91,12 +97,13 @@ class Kind:
         shutil.rmtree(self._layout.state, ignore_errors=True)
 
     def healthy(self) -> bool:
-        """Say whether the cluster runs and its node is Ready."""
+        """Say whether the cluster runs and its node is Ready, with DNS."""
         record = Record.read(self._layout)
         if record is None:
             return False
         try:
-            return node_is_ready(kubectl_for(self._layout, record).get("nodes"))
+            kubectl = kubectl_for(self._layout, record)
+            return node_is_ready(kubectl.get("nodes")) and dns_is_available(kubectl)
         except HarnessError:
             return False
 

@@ -88,3 +88,12 @@ def deployment_is_available(deployment: dict[str, Any]) -> bool:
         status.get("observedGeneration") == deployment["metadata"]["generation"]
         and status.get("availableReplicas", 0) >= deployment["spec"]["replicas"] > 0,
     )
+
+
+def dns_is_available(kubectl: Kubectl) -> bool:
+    """Say whether the cluster's DNS server runs; it has the same name in kind and on our own node.
+
+    Raises:
+        HarnessError: The server did not answer, or there is no such Deployment.
+    """
+    return deployment_is_available(kubectl.get("deployment", "coredns", "--namespace=kube-system"))

@@ -18,7 +18,7 @@ from harness.certificates import make_certificates, write_kubeconfigs
 from harness.commands import run
 from harness.errors import HarnessError
 from harness.identity import Record, kubectl_for, mark, new_id
-from harness.kubectl import Kubectl, deployment_is_available, node_is_ready
+from harness.kubectl import Kubectl, dns_is_available, node_is_ready
 from harness.layout import HARNESS, Layout
 from harness.node_commands import NodeProgram, control_plane, node_agents
 from harness.node_files import node_file_texts
@@ -89,7 +89,7 @@ class Node:
             return False
         try:
             kubectl = kubectl_for(self._layout, record)
-            return node_is_ready(kubectl.get("nodes")) and _dns_is_available(kubectl)
+            return node_is_ready(kubectl.get("nodes")) and dns_is_available(kubectl)
         except HarnessError:
             return False
 
@@ -186,7 +186,7 @@ class Node:
 
     def _wait_until_ready(self, kubectl: Kubectl, step: Step) -> None:
         self._wait(lambda: node_is_ready(kubectl.get("nodes")), "the Node to be Ready", "kubelet", step)
-        self._wait(lambda: _dns_is_available(kubectl), "the cluster's DNS (kube-system/coredns)", "kubelet", step)
+        self._wait(lambda: dns_is_available(kubectl), "the cluster's DNS (kube-system/coredns)", "kubelet", step)
 
     def _wait(
         self,
@@ -240,7 +240,3 @@ class Node:
                 "Without a container engine (docker or podman) the node has to be started by root, because it makes "
                 "network namespaces, mounts and control groups. Run `sudo -E make cluster-up`, or install Docker.",
             )
-
-
-def _dns_is_available(kubectl: Kubectl) -> bool:
-    return deployment_is_available(kubectl.get("deployment", "coredns", "--namespace=kube-system"))
