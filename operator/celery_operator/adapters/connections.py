@@ -81,5 +81,5 @@ def _scheme(url: str, reason: Reason, what: str) -> str:
             reason, f"the {what} URL cannot be read: expected SCHEME://HOST:PORT/… such as redis://redis:6379/0"
         )
     if ";" in url:
-        raise SpecError(reason, f"the {what} URL names several servers (;): give one, such as a Service's name")
+        raise SpecError(reason, f"the {what} URL names several servers (;): give one, such as redis://SERVICE:6379/0")
     return scheme.lower()

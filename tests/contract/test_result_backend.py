@@ -1,0 +1,479 @@
+"""The Redis result backend reads what Celery and the guard in the workers write."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Self
+
+import pytest
+from celery import Celery, states
+from celery.backends.redis import RedisBackend
+
+from celery_operator.adapters.connections import CeleryConnections
+from celery_operator.adapters.result_backend import RedisResultBackend
+from celery_operator.api.conditions import Reason
+from celery_operator.domain.errors import ResultBackendError, SpecError
+from celery_operator.domain.messages import Claim, TaskResult
+from celery_operator.services.ports import ResultBackend
+from celery_patterns.agent.store import RELEASE, ClaimStore, Verdict
+from celery_patterns.protocol import (
+    CLAIM_DONE,
+    CLAIM_KEEP_SECONDS,
+    Announcement,
+    TaskIdentity,
+    announce_channel,
+    claim_key,
+)
+from contract.patience import until
+from servers import LOOPBACK, RedisServer, free_port, redis_server
+
+
+@pytest.fixture
+async def backend(redis: RedisServer) -> AsyncIterator[RedisResultBackend]:
+    opened = RedisResultBackend(redis.url(8))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def celery_backend(redis: RedisServer) -> Iterator[RedisBackend]:
+    """Celery's own backend, as it is inside a worker."""
+    app = Celery("worker", backend=redis.url(8), set_as_current=False)
+    yield app.backend
+    app.backend.client.close()
+    app.close()
+
+
+def guard(celery_backend: RedisBackend, lease_seconds: float = 30.0) -> Any:
+    """The store of claims that the agent in a worker uses."""
+    return contextlib.closing(ClaimStore(celery_backend, lease_seconds=lease_seconds))
+
+
+def fresh(count: int = 1) -> list[str]:
+    return [str(uuid.uuid4()) for _ in range(count)]
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+async def test_results_are_read_as_celery_stores_them(backend: ResultBackend, celery_backend: Any) -> None:
+    done, failed, several, retried, begun, revoked, own, absent = fresh(8)
+    celery_backend.store_result(done, {"a": [1, None, "ü"]}, states.SUCCESS)
+    celery_backend.store_result(failed, LookupError("x" * 300), states.FAILURE)
+    celery_backend.store_result(several, OSError(2, "no redis://me:secret@there"), states.FAILURE)
+    celery_backend.store_result(retried, ValueError("again"), states.RETRY)
+    celery_backend.store_result(begun, {"pid": 7, "hostname": "w@pod"}, states.STARTED)
+    celery_backend.mark_as_revoked(revoked, "terminated")
+    celery_backend.store_result(own, {"percent": 3}, "PROGRESS")
+    results = await backend.read([done, failed, several, retried, begun, revoked, own, absent])
+
+    def size(task_id: str) -> int:
+        return len(celery_backend.get(celery_backend.get_key_for_task(task_id)))
+
+    assert results == {
+        done: TaskResult("SUCCESS", value={"a": [1, None, "ü"]}, size=size(done)),
+        failed: TaskResult("FAILURE", size=size(failed), exception="LookupError", message="x" * 256),
+        several: TaskResult(
+            "FAILURE", size=size(several), exception="FileNotFoundError", message="(2, 'no redis://***@there')"
+        ),
+        retried: TaskResult("RETRY", size=size(retried), exception="ValueError", message="again"),
+        begun: TaskResult("STARTED", size=size(begun), worker="w@pod"),
+        revoked: TaskResult("REVOKED", size=size(revoked), exception="TaskRevokedError", message="terminated"),
+        own: TaskResult("STARTED", size=size(own)),
+    }
+
+
+async def test_values_stay_json(backend: ResultBackend, celery_backend: Any) -> None:
+    """Celery's marked values (a UUID, say) travel on to other workers as they are stored."""
+    (task_id,) = fresh()
+    value = uuid.UUID(int=5)
+    celery_backend.store_result(task_id, [value], states.SUCCESS)
+    results = await backend.read([task_id])
+    assert results[task_id].value == [{"__type__": "uuid", "__value__": {"hex": value.hex}}]
+
+
+async def test_a_result_that_is_not_json_is_a_failure_that_says_so(backend: ResultBackend, redis: RedisServer) -> None:
+    pickled, fine = fresh(2)
+    with redis.client(8) as client:
+        client.set(f"celery-task-meta-{pickled}", b"\x80\x04}")
+        client.set(f"celery-task-meta-{fine}", json.dumps({"status": "SUCCESS", "result": 1}))
+    results = await backend.read([pickled, fine])
+    assert (results[fine].state, results[fine].value) == ("SUCCESS", 1)
+    assert (results[pickled].state, results[pickled].exception) == ("FAILURE", "ResultNotJson")
+    assert "result_serializer=json" in results[pickled].message
+
+
+async def test_many_ids_are_read_in_chunks(backend: ResultBackend, celery_backend: Any) -> None:
+    ids = fresh(450)
+    for index, task_id in enumerate(ids):
+        celery_backend.store_result(task_id, index, states.SUCCESS)
+    results = await backend.read(ids)
+    assert [results[task_id].value for task_id in ids] == list(range(450))
+    assert await backend.read([]) == {}
+
+
+# --------------------------------------------------------------------------------------------------------------- claims
+
+
+async def test_claims_of_the_guard_are_seen_by_the_servers_clock(backend: ResultBackend, celery_backend: Any) -> None:
+    alive, lapsed, done, given_back, absent = fresh(5)
+    with guard(celery_backend) as store, guard(celery_backend, lease_seconds=-2.0) as late:
+        store.claim(alive, 0, token="t1", worker="w1", name="n", result_seen=False)
+        store.claim(done, 0, token="t2", worker="w2", name="n", result_seen=False)
+        store.conclude([(store.key(done, 0), "t2", CLAIM_DONE)])
+        store.claim(given_back, 0, token="t3", worker="w3", name="n", result_seen=False)
+        store.conclude([(store.key(given_back, 0), "t3", RELEASE)])
+        for number in range(2):
+            late.claim(lapsed, 0, token=f"t{number}", worker="w4", name="n", result_seen=False)
+    claims = dict(await backend.claims([alive, lapsed, done, given_back, absent]))
+    ago = claims[lapsed].seconds_since_lease
+    assert 2.0 <= ago < 6.0
+    assert claims == {
+        alive: Claim("running", worker="w1"),
+        lapsed: Claim("running", worker="w4", lease_over=True, seconds_since_lease=ago, starts=2),
+        done: Claim("done", worker="w2"),
+    }
+
+
+async def test_celerys_own_retries_are_followed(backend: ResultBackend, celery_backend: Any) -> None:
+    """Each retry has a claim of its own; the last one that began tells."""
+    second_runs, between, both_done = fresh(3)
+    with guard(celery_backend) as store:
+        for task_id in (second_runs, between, both_done):
+            store.claim(task_id, 0, token="t", worker="w0", name="n", result_seen=False)
+            store.conclude([(store.key(task_id, 0), "t", CLAIM_DONE)])
+        for task_id in (second_runs, both_done):
+            store.claim(task_id, 1, token="t", worker="w1", name="n", result_seen=True)
+        store.conclude([(store.key(both_done, 1), "t", CLAIM_DONE)])
+    assert await backend.claims([second_runs, between, both_done]) == {
+        second_runs: Claim("running", worker="w1"),
+        between: Claim("done", worker="w0"),
+        both_done: Claim("done", worker="w1"),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- abandon
+
+
+async def test_what_was_never_begun_or_lapsed_can_never_begin_any_more(
+    backend: ResultBackend, celery_backend: Any, redis: RedisServer
+) -> None:
+    never, lapsed, given_back = fresh(3)
+    with guard(celery_backend) as store, guard(celery_backend, lease_seconds=-1.0) as late:
+        late.claim(lapsed, 0, token="t", worker="w", name="n", result_seen=False)
+        store.claim(given_back, 0, token="t", worker="w", name="n", result_seen=False)
+        store.conclude([(store.key(given_back, 0), "t", RELEASE)])
+        assert await backend.abandon([never, lapsed, given_back]) == {never, lapsed, given_back}
+        for task_id in (never, lapsed, given_back):
+            answer = store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+            assert answer.verdict is Verdict.ENDED
+        # The worker that was thought dead cannot renew either.
+        assert store.renew([(store.key(lapsed, 0), "t")]) == [0]
+    assert await backend.claims([never]) == {never: Claim("abandoned", starts=0)}
+    assert await backend.abandon([never]) == {never}
+    with redis.client(8) as client:
+        ttl: Any = client.ttl(claim_key(never))
+    assert CLAIM_KEEP_SECONDS - 10 < ttl <= CLAIM_KEEP_SECONDS
+
+
+async def test_what_runs_or_ended_is_not_abandoned(backend: ResultBackend, celery_backend: Any) -> None:
+    running, done = fresh(2)
+    with guard(celery_backend) as store:
+        for task_id in (running, done):
+            store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+        store.conclude([(store.key(done, 0), "t", CLAIM_DONE)])
+        assert await backend.abandon([running, done]) == frozenset()
+        assert store.renew([(store.key(running, 0), "t")]) == [1]
+
+
+@pytest.mark.parametrize("state", [states.SUCCESS, states.FAILURE, states.REVOKED])
+@pytest.mark.parametrize("claimed", [True, False])
+async def test_a_stored_end_is_never_abandoned(
+    backend: ResultBackend, celery_backend: Any, state: str, *, claimed: bool
+) -> None:
+    """Not even if the worker died between storing the result and ending its claim, or had no guard at all."""
+    (task_id,) = fresh()
+    with guard(celery_backend, lease_seconds=-1.0) as late:
+        if claimed:
+            late.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+        celery_backend.store_result(task_id, ValueError("x" * 100) if state != states.SUCCESS else "x" * 100, state)
+        assert await backend.abandon([task_id]) == frozenset()
+
+
+async def test_an_unreadable_result_is_somebodys(backend: ResultBackend, redis: RedisServer) -> None:
+    pickled, reordered = fresh(2)
+    with redis.client(8) as client:
+        client.set(f"celery-task-meta-{pickled}", b"\x80\x04}")
+        client.set(f"celery-task-meta-{reordered}", json.dumps({"result": 1, "status": "STARTED"}))
+    assert await backend.abandon([pickled, reordered]) == {reordered}
+
+
+async def test_an_attempt_between_two_of_celerys_retries_is_abandoned_at_the_next(
+    backend: ResultBackend, celery_backend: Any
+) -> None:
+    (task_id,) = fresh()
+    with guard(celery_backend) as store:
+        store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+        celery_backend.store_result(task_id, ValueError("again"), states.RETRY)
+        store.conclude([(store.key(task_id, 0), "t", CLAIM_DONE)])
+        assert await backend.abandon([task_id]) == {task_id}
+        assert store.claim(task_id, 1, token="t", worker="w", name="n", result_seen=True).verdict is Verdict.ENDED
+
+
+async def test_a_retry_that_runs_is_not_abandoned(backend: ResultBackend, celery_backend: Any) -> None:
+    (task_id,) = fresh()
+    with guard(celery_backend) as store:
+        store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+        celery_backend.store_result(task_id, ValueError("again"), states.RETRY)
+        store.conclude([(store.key(task_id, 0), "t", CLAIM_DONE)])
+        store.claim(task_id, 1, token="t", worker="w", name="n", result_seen=True)
+        assert await backend.abandon([task_id]) == frozenset()
+
+
+async def test_claiming_and_abandoning_at_once_has_one_winner(backend: ResultBackend, celery_backend: Any) -> None:
+    ids = fresh(100)
+    with guard(celery_backend) as store:
+
+        def claim_all() -> set[str]:
+            taken = set()
+            for task_id in ids:
+                answer = store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+                if answer.verdict is Verdict.CLAIMED:
+                    taken.add(task_id)
+            return taken
+
+        async def abandon_all() -> set[str]:
+            abandoned: set[str] = set()
+            for task_id in reversed(ids):
+                abandoned |= await backend.abandon([task_id])
+            return abandoned
+
+        claimed, abandoned = await asyncio.gather(asyncio.to_thread(claim_all), abandon_all())
+    assert not claimed & abandoned
+    assert claimed | abandoned == set(ids)
+
+
+# -------------------------------------------------------------------------------------------------------- announcements
+
+
+def announcement(index: int) -> Announcement:
+    identity = TaskIdentity(uid="11111111-2222-4333-8444-555555555555", run=1, step="s", index=index, attempt=1)
+    return Announcement(identity, "SUCCESS", size=3, value=index, has_value=True, worker="w")
+
+
+class Listener:
+    """Collects batches; ``connections`` counts the empty ones that mark a (new) subscription."""
+
+    def __init__(self, backend: ResultBackend) -> None:
+        self.connections = 0
+        self.heard: list[Announcement] = []
+        self._task = asyncio.create_task(self._listen(backend))
+
+    async def _listen(self, backend: ResultBackend) -> None:
+        async for batch in backend.announcements():
+            self.connections += not batch
+            self.heard += batch
+
+    async def connected(self, times: int = 1) -> None:
+        await until(self._has(lambda: self.connections >= times))
+
+    async def has_heard(self, count: int) -> list[Announcement]:
+        await until(self._has(lambda: len(self.heard) >= count))
+        return self.heard
+
+    def _has(self, fact: Any) -> Any:
+        async def ask() -> bool:
+            assert not self._task.done(), self._task
+            return bool(fact())
+
+        return ask
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+async def test_announcements_arrive_after_an_empty_batch_and_nothing_malformed_stops_them(
+    backend: ResultBackend, celery_backend: Any
+) -> None:
+    listener = Listener(backend)
+    try:
+        await listener.connected()
+        with guard(celery_backend) as store:
+            for text in ("no json", "{}", "3", json.dumps([{"i": 5}, None, announcement(0).to_json()])):
+                store.publish(text)
+            for index in range(1, 2001):
+                store.publish(json.dumps([announcement(index).to_json()]))
+        assert await listener.has_heard(2001) == [announcement(index) for index in range(2001)]
+    finally:
+        await listener.close()
+
+
+async def test_other_databases_announcements_are_not_heard(backend: ResultBackend, redis: RedisServer) -> None:
+    listener = Listener(backend)
+    try:
+        await listener.connected()
+        with redis.client(8) as client:
+            client.publish(announce_channel(9), json.dumps([announcement(1).to_json()]))
+            client.publish(announce_channel(8), json.dumps([announcement(2).to_json()]))
+        assert await listener.has_heard(1) == [announcement(2)]
+    finally:
+        await listener.close()
+
+
+async def test_a_lost_server_is_found_again_with_an_empty_batch_first() -> None:
+    with redis_server() as server:
+        backend = RedisResultBackend(server.url(0))
+        listener = Listener(backend)
+        try:
+            await listener.connected()
+            server.stop()
+            with pytest.raises(ResultBackendError):
+                await backend.check()
+            server.start()
+            await listener.connected(2)
+            with server.client() as client:
+                client.publish(announce_channel(0), json.dumps([announcement(7).to_json()]))
+            assert await listener.has_heard(1) == [announcement(7)]
+        finally:
+            await listener.close()
+            await backend.close()
+
+
+async def test_a_half_open_connection_is_noticed(redis: RedisServer) -> None:
+    """Nothing is said and nothing is refused: the proxy in between just stops passing bytes on."""
+    async with Proxy(redis.port) as proxy:
+        backend = RedisResultBackend(f"redis://{LOOPBACK}:{proxy.port}/0", silence_seconds=0.2)
+        listener = Listener(backend)
+        try:
+            await listener.connected()
+            proxy.stalled.append(True)
+            await until(proxy.has_new_connection)
+            proxy.stalled.clear()
+            await listener.connected(2)
+        finally:
+            await listener.close()
+            await backend.close()
+
+
+async def test_silence_alone_is_no_reason_to_subscribe_again(redis: RedisServer) -> None:
+    async with Proxy(redis.port) as proxy:
+        backend = RedisResultBackend(f"redis://{LOOPBACK}:{proxy.port}/0", silence_seconds=0.1)
+        listener = Listener(backend)
+        try:
+            await listener.connected()
+            await until(lambda: proxy.has_passed(b"PING", 5))
+            assert listener.connections == 1
+        finally:
+            await listener.close()
+            await backend.close()
+
+
+class Proxy:
+    """Passes bytes between clients and a Redis until it is told to swallow them."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.stalled: list[bool] = []
+        self.port = 0
+        self.opened = 0
+        self._opened_when_stalled = 0
+        self._up = b""
+
+    async def __aenter__(self) -> Self:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def has_new_connection(self) -> bool:
+        return self.opened > 1
+
+    async def has_passed(self, word: bytes, times: int) -> bool:
+        return self._up.count(word) >= times
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        up_reader, up_writer = await asyncio.open_connection(LOOPBACK, self._target)
+        for source, sink, up in ((reader, up_writer, True), (up_reader, writer, False)):
+            task = asyncio.create_task(self._pass(source, sink, up=up))
+            self._tasks.add(task)
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, up: bool) -> None:
+        try:
+            while data := await source.read(65536):
+                if up:
+                    self._up += data
+                if not self.stalled:
+                    sink.write(data)
+        finally:
+            sink.close()
+
+
+# --------------------------------------------------------------------------------------------------------------- faults
+
+
+async def _fails(backend: ResultBackend) -> list[ResultBackendError]:
+    calls: Any = (backend.check(), backend.read(["a"]), backend.claims(["a"]), backend.abandon(["a"]))
+    async with asyncio.timeout(4):
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    errors = [answer for answer in answers if isinstance(answer, ResultBackendError)]
+    assert len(errors) == len(calls), answers
+    return errors
+
+
+async def test_an_unreachable_backend_is_an_error_without_credentials() -> None:
+    port = free_port()
+    backend = RedisResultBackend(f"redis://me:secret@{LOOPBACK}:{port}/0")
+    for error in await _fails(backend):
+        assert error.reason == Reason.CONNECTION_FAILED
+        assert f"redis://***@{LOOPBACK}:{port}/0" in error.message
+        assert "secret" not in error.message
+    await backend.close()
+
+
+async def test_a_silent_backend_is_an_error_within_four_seconds(silent_port: int) -> None:
+    backend = RedisResultBackend(f"redis://{LOOPBACK}:{silent_port}/0")
+    for error in await _fails(backend):
+        assert error.reason == Reason.CONNECTION_FAILED
+    await backend.close()
+
+
+async def test_a_wrong_password_has_its_own_reason() -> None:
+    with redis_server("--user", "someone", "on", ">right", "~*", "&*", "+@all") as server:
+        backend = RedisResultBackend(f"redis://someone:wrong@{LOOPBACK}:{server.port}/0")
+        for error in await _fails(backend):
+            assert error.reason == Reason.AUTHENTICATION_FAILED
+            assert "someone:wrong" not in error.message
+        await backend.close()
+        good = RedisResultBackend(f"redis://someone:right@{LOOPBACK}:{server.port}/0")
+        await good.check()
+        await good.close()
+
+
+async def test_the_same_url_gives_the_same_backend(redis: RedisServer) -> None:
+    connections = CeleryConnections(clock=None)  # type: ignore[arg-type]
+    assert connections.result_backend(redis.url(1)) is connections.result_backend(redis.url(1))
+    assert connections.result_backend(redis.url(1)) is not connections.result_backend(redis.url(2))
+    await connections.close_all()
+
+
+@pytest.mark.parametrize(
+    "url", ["db+sqlite:///x", "rpc://", "mongodb://h", "redis://h/x", "nonsense", "redis://a;redis://b"]
+)
+def test_backends_that_are_not_served_are_refused_by_name(url: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        CeleryConnections(clock=None).result_backend(url)  # type: ignore[arg-type]
+    assert caught.value.reason == Reason.UNSUPPORTED_BACKEND
+    assert "redis://" in caught.value.message
