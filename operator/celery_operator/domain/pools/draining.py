@@ -97,13 +97,17 @@ def _preference(pod: ObservedPod) -> tuple[int, tuple[bool, bool, bool], float, 
 def removable(victims: tuple[ObservedPod, ...], pods: tuple[ObservedPod, ...]) -> tuple[ObservedPod, ...]:
     """Return the victims that Kubernetes would choose by itself, were replicas lowered by their number now.
 
-    They hold nothing, their mark has been seen, and nobody else stands before them in Kubernetes' order: then it is
-    the mark that decides.
+    They hold nothing, their mark has been seen, and everybody else stands behind them in Kubernetes' order. A mark on
+    somebody else, who is needed after all, has to be gone first.
     """
     gone = [pod for pod in victims if pod.marked and _holds_nothing(pod)]
     names = {pod.name for pod in gone}
-    others = [pod.removal_rank for pod in pods if pod.name not in names]
-    return tuple(pod for pod in gone if not others or pod.removal_rank <= min(others))
+    others = [_order(pod) for pod in pods if pod.name not in names]
+    return tuple(pod for pod in gone if not others or _order(pod) < min(others))
+
+
+def _order(pod: ObservedPod) -> tuple[tuple[bool, bool, bool], bool]:
+    return (pod.removal_rank, not pod.marked)
 
 
 def _holds_nothing(pod: ObservedPod) -> bool:
@@ -118,7 +122,10 @@ def _next_steps(victims: tuple[ObservedPod, ...], decision: Decision) -> list[Ac
         if _holds_nothing(pod):
             if not pod.marked:
                 steps.append(MarkForDeletion(pod.name))
-        elif not pod.draining and pod.address is not None:
+            continue
+        if pod.marked:
+            steps.append(UnmarkForDeletion(pod.name))
+        if not pod.draining and pod.address is not None:
             steps.append(DrainWorker(pod.name, pod.address, decision.message))
     return steps
 

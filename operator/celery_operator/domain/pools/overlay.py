@@ -94,8 +94,8 @@ def _merge_list(below: list[Any], above: Any, key: str, path: str) -> list[Any]:
     for index, element in enumerate(_sequence(above, path)):
         where = f"{path}[{index}]"
         name = _mapping(element, where).get(key)
-        if name is None:
-            raise SpecError(Reason.INVALID_SPEC, f"{where}.{key} is missing: it says which element is meant")
+        if not isinstance(name, str | int):
+            raise SpecError(Reason.INVALID_SPEC, f"{where}.{key} is missing or no name: it says which element is meant")
         if name in positions:
             result[positions[name]] = _merge(result[positions[name]], element, where)
         else:
