@@ -142,7 +142,6 @@ class Playground:
 
     def wait_for_pods(self, count: int, selector: str, *, within: float = POD_READY_SECONDS) -> tuple[str, ...]:
         """Return the names of the pods when exactly so many are there, all ready and none on its way out."""
-
         found: list[Manifest] = []
 
         def look() -> bool:
