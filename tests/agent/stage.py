@@ -72,10 +72,13 @@ class Stage:
     stack: ExitStack
     queue: str = field(default_factory=lambda: f"q-{uuid.uuid4().hex[:8]}")
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    broker_url: str = ""
+    """Another broker than the Redis, which then only keeps the ledger."""
 
     def __post_init__(self) -> None:
+        self.broker_url = self.broker_url or self.broker.url(BROKER_DB)
         # No result backend: the sender would subscribe to the result of every task it sends.
-        self.app = Celery("sender", broker=self.broker.url(BROKER_DB))
+        self.app = Celery("sender", broker=self.broker_url)
         self.stack.callback(self.app.close)
         self.connection = self.stack.enter_context(self.app.connection_for_write())
         self.producer = self.app.amqp.Producer(self.connection)
@@ -88,7 +91,7 @@ class Stage:
         """Start a worker of this stage; like ``servers.celery_worker``."""
         env = {ENV_LEDGER_URL: self.broker.url(LEDGER_DB), ENV_CLAIM_LEASE: "2", **options.pop("env", {})}
         defaults: dict[str, Any] = {
-            "broker": self.broker.url(BROKER_DB),
+            "broker": self.broker_url,
             "backend": self.results.url(RESULT_DB),
             "app": "more_tasks:app",
             "python_path": APPS,

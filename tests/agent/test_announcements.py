@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -148,16 +146,6 @@ def test_hard_time_limit_is_a_failure_by_that_name(prefork: Everywhere) -> None:
     after = stage.send(stage.identity("after"), "examples.add", 1, 1)
     ear.wait(after, protocol.SUCCESS)
     assert [a.state for a in ear.about(sent)] == [protocol.STARTED, protocol.FAILURE], "announced more than once"
-
-
-def test_lost_process_is_a_failure_by_that_name(prefork: Everywhere) -> None:
-    stage, worker, ear = prefork
-    sent = stage.record(stage.identity(), 30)
-    stage.wait_ledger(sent.task_id, "start")
-    for child in worker.children():
-        os.kill(child, signal.SIGKILL)
-    assert ear.wait(sent, protocol.FAILURE, within=15).exception == "WorkerLostError"
-    eventually(lambda: stage.claim(sent)["state"] == protocol.CLAIM_DONE)
 
 
 def test_running_task_that_is_terminated_is_announced_as_revoked(prefork: Everywhere) -> None:
