@@ -360,7 +360,9 @@ def celery_worker(
     wait_ready: bool = True,
     loglevel: str = "INFO",
 ) -> Iterator[Worker]:
-    """Start a ``celery worker`` of ``app`` and yield it when it consumes.
+    """Start a ``celery worker`` of ``app`` and yield it when it consumes; it is killed at the end of the block.
+
+    A test that wants the warm shutdown calls ``Worker.stop()``.
 
     Args:
         broker: URL of the broker, given to the worker as CELERY_BROKER_URL.
@@ -397,6 +399,9 @@ def celery_worker(
         command += ["-I", protocol.AGENT_MODULE] if agent else []
         with running([*command, *arguments], log=directory / "worker.log", env=environment, cwd=directory) as process:
             worker = Worker(process=process, directory=directory, agent=agent)
-            if wait_ready:
-                eventually(worker.ready, within=START_SECONDS, what=worker.log)
-            yield worker
+            try:
+                if wait_ready:
+                    eventually(worker.ready, within=START_SECONDS, what=worker.log)
+                yield worker
+            finally:
+                worker.kill()
