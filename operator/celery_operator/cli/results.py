@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
@@ -32,17 +32,35 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
         console.print()
         console.print(Text.assemble((f"{sign} ", style), (outcome.name, "bold"), (f" {word}{took}", style)))
         if not outcome.succeeded:
-            console.print(Padding(Text(f"{outcome.reason}: {outcome.message}".rstrip(": "), style), (0, 0, 0, 2)))
-        for failure in list(outcome.status.get("failures", ()))[-MOST_FAILURES:]:
-            console.print(Padding(_failure(failure, tolerated=outcome.succeeded), (0, 0, 0, 2)))
+            _indented(console, Text(f"{outcome.reason}: {outcome.message}".rstrip(": "), style))
+        _print_failures(console, outcome)
         for output in outcome.status.get("outputs", ()):
-            if "reference" in output:
-                where = output["reference"]
-                shown: Any = f"too large to show: the result of step {where['step']}, task {where['taskID']}"
-            else:
-                shown = output.get("value")
             ascii_only = console.options.ascii_only
-            console.print(Padding(show_output(output["name"], shown, ascii_only=ascii_only), (0, 0, 0, 2)))
+            _indented(console, show_output(output["name"], _value(output), ascii_only=ascii_only))
+
+
+def _print_failures(console: Console, outcome: Outcome) -> None:
+    """Print the failed attempts that were seen last, oldest first."""
+    single = {step["name"] for step in outcome.status.get("steps", ()) if step["type"] == "Task"}
+    failures = sorted(outcome.status.get("failures", ()), key=lambda failure: str(failure["time"]))
+    for failure in failures[-MOST_FAILURES:]:
+        name = failure["step"] if failure["step"] in single else f"{failure['step']}[{failure.get('index', 0)}]"
+        _indented(console, _failure(failure, name, tolerated=outcome.succeeded))
+
+
+def _value(output: Mapping[str, Any]) -> Any:
+    if "reference" not in output:
+        return output.get("value")
+    where = output["reference"]
+    return f"too large to show: the result of step {where['step']}, task {where['taskID']}"
+
+
+def _indented(console: Console, what: RenderableType) -> None:
+    """Print two columns from the left; a line is not broken where nobody's terminal is too narrow for it."""
+    if isinstance(what, Text):
+        console.print(Text("  ").append_text(what), soft_wrap=not console.is_terminal)
+    else:
+        console.print(Padding(what, (0, 0, 0, 2), expand=False))
 
 
 def print_worker_logs(console: Console, run: LocalRun) -> None:
@@ -64,11 +82,10 @@ def to_json(outcomes: Sequence[Outcome], *, error: str = "") -> str:
     return json.dumps(body, indent=2, ensure_ascii=False)
 
 
-def _failure(failure: Mapping[str, Any], *, tolerated: bool) -> Text:
-    index = f"[{failure['index']}]" if "index" in failure else ""
+def _failure(failure: Mapping[str, Any], name: str, *, tolerated: bool) -> Text:
     style = "yellow" if tolerated else "red"
     return Text.assemble(
-        (f"{failure['step']}{index}", style),
+        (name, style),
         (f" attempt {failure['attempt']}: ", "dim"),
         f"{failure['exception']}: {failure['message']}",
         (f"  ({failure['worker']})" if failure.get("worker") else "", "dim"),

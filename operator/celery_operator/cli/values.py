@@ -30,12 +30,12 @@ def show_output(name: str, value: Any, *, ascii_only: bool = False) -> Renderabl
     if len(text) <= INLINE_CHARACTERS:
         return Text.assemble((name, "bold"), " = ", (text, "green"))
     pretty = json.dumps(value, ensure_ascii=False, indent=2)
-    return Group(Text(name, "bold"), Padding(Text(pretty), (0, 0, 0, 2)))
+    return Group(Text(name, "bold"), Padding(Text(pretty), (0, 0, 0, 2), expand=False))
 
 
 def _titled(name: str, table: Table, count: int) -> RenderableType:
     more = Text(f"… {count - MOST_ROWS} more", "dim") if count > MOST_ROWS else Text("")
-    parts: list[RenderableType] = [Text(name, "bold"), Padding(table, (0, 0, 0, 2))]
+    parts: list[RenderableType] = [Text(name, "bold"), Padding(table, (0, 0, 0, 2), expand=False)]
     return Group(*parts, more) if more.plain else Group(*parts)
 
 

@@ -32,7 +32,7 @@ from celery_operator.local.redis import embedded_redis
 from celery_operator.services.apps import AppReconciler, AppResolver
 from celery_operator.services.control import Controller, Reconciler
 from celery_operator.services.pools import PoolReconciler
-from celery_operator.services.ports import Manifest
+from celery_operator.services.ports import Manifest, ObjectKey
 from celery_operator.services.workflows.engine import WorkflowEngine
 
 ORDER: Final = (*PLAIN_KINDS, *OUR_KINDS)
@@ -71,20 +71,22 @@ class LocalRun:
         self._controller = controller
         self.options = options
         self._changed = asyncio.Event()
+        self._order: list[ObjectKey] = []
         cluster.watch(self._observe)
 
     def start(self, documents: Sequence[Document]) -> None:
         """Create all resources; the operator takes them up at once."""
+        self._order = [key_of(document.manifest) for document in documents]
         for document in sorted(documents, key=lambda each: ORDER.index(each.manifest["kind"])):
             self.cluster.store.create(document.manifest)
 
     def workflows(self) -> tuple[Manifest, ...]:
-        """Return all workflows as they are now."""
-        return self.cluster.store.list("CeleryWorkflow")
+        """Return all workflows as they are now, in the order of the files."""
+        return self._in_order("CeleryWorkflow")
 
     def pools(self) -> tuple[Manifest, ...]:
-        """Return all pools as they are now."""
-        return self.cluster.store.list("CeleryWorkerPool")
+        """Return all pools as they are now, in the order of the files."""
+        return self._in_order("CeleryWorkerPool")
 
     async def finished(self) -> tuple[Outcome, ...]:
         """Wait until all workflows have ended; return how. Raises GivenUpError if they cannot."""
@@ -110,12 +112,15 @@ class LocalRun:
         files = [file for file in (self.directory / "logs").glob("*.log") if file.is_file()]
         return sorted(files, key=lambda file: file.stat().st_mtime)
 
+    def _in_order(self, kind: str) -> tuple[Manifest, ...]:
+        return tuple(sorted(self.cluster.store.list(kind), key=lambda each: self._order.index(key_of(each))))
+
     def _is_smallest(self, pool: Manifest) -> bool:
         scaling = pool["spec"].get("autoscaling")
         if scaling is None:
             return True
         history = self.gauges.history.get(key_of(pool), [])
-        return bool(history) and history[-1].ready <= int(scaling.get("minReplicas", 0))
+        return bool(history) and max(history[-1].ready, history[-1].desired) <= int(scaling.get("minReplicas", 0))
 
     def _look_for_trouble(self) -> None:
         """Raise GivenUpError if a pool is refused, or a workflow has been stalled for too long."""

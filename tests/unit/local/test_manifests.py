@@ -89,12 +89,8 @@ def test_what_is_no_resource_is_named_with_its_line(tmp_path: Path, text: str, s
 
 def test_the_same_resource_twice_is_refused(tmp_path: Path) -> None:
     said = complaint(tmp_path, APP + "---\n" + APP)
-    assert (
-        said
-        == f"f.yaml:9: CeleryApp a metadata.name: the same resource stands in {tmp_path}/f.yaml, document 1 already".replace(
-            f"{tmp_path}/", ""
-        )
-    )
+    wanted = f"f.yaml:10: CeleryApp a metadata.name: the same resource stands in {tmp_path}/f.yaml, document 1 already"
+    assert said == wanted.replace(f"{tmp_path}/", "")
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
