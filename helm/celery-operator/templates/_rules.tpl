@@ -23,7 +23,7 @@
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch, update, delete]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
 {{- end }}
