@@ -166,6 +166,21 @@ def check_rules(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
             yield from check_rules(item, schema["items"], f"{path}[{index}]")
 
 
+def check_hidden(value: Any, shown: Schema, complete: Schema, path: str) -> Iterator[Problem]:
+    """Yield what is wrong where the CRD's schema (``shown``) says less than the ``complete`` one; the rest is trusted."""
+    if shown.get(PRESERVE) and not complete.get(PRESERVE):
+        filled = with_defaults(value, complete)
+        found = [*check_unknown_fields(value, complete, path), *check_values(filled, complete, path)]
+        yield from found or check_rules(filled, complete, path)
+    elif isinstance(value, Mapping):
+        for name, member in complete.get("properties", {}).items():
+            if name in value:
+                yield from check_hidden(value[name], shown["properties"][name], member, _join(path, name))
+    elif isinstance(value, list) and "properties" in complete.get("items", {}):
+        for index, item in enumerate(value):
+            yield from check_hidden(item, shown["items"], complete["items"], f"{path}[{index}]")
+
+
 def _has_rules(schema: Schema) -> bool:
     """Whether looking into the items can find anything: literal lists may be long."""
     return "items" in schema and ("properties" in schema["items"] or "x-kubernetes-validations" in schema["items"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from celery_operator.api.definitions import KINDS
-from celery_operator.api.validation import MODELS, InvalidResource, validate_resource
+from celery_operator.api.validation import MODELS, InvalidResource, validate_hidden, validate_resource
 from celery_operator.api.workflow import CeleryWorkflow
 from resource_cases import ADD, APP, BAD, GOOD, Case, app, pool, workflow
 
@@ -21,6 +21,18 @@ def test_a_wrong_manifest_is_refused_with_place_and_reason(case: Case) -> None:
         validate_resource(case.manifest)
     assert refused.value.path == case.path
     assert case.message in refused.value.message
+
+
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
+def test_what_is_hidden_from_the_api_server_is_right_in_a_right_manifest(case: Case) -> None:
+    validate_hidden(case.manifest)
+
+
+@pytest.mark.parametrize("case", [case for case in BAD if case.refused_by == "operator"], ids=lambda case: case.name)
+def test_what_is_hidden_from_the_api_server_is_found_all_the_same(case: Case) -> None:
+    with pytest.raises(InvalidResource) as refused:
+        validate_hidden(case.manifest)
+    assert (refused.value.path, case.message in refused.value.message) == (case.path, True)
 
 
 def test_defaults_are_those_of_the_crd_and_null_means_absent() -> None:
