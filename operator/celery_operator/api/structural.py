@@ -167,7 +167,7 @@ def check_rules(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
 
 
 def check_hidden(value: Any, shown: Schema, complete: Schema, path: str) -> Iterator[Problem]:
-    """Yield what is wrong where the CRD's schema (``shown``) says less than the ``complete`` one; the rest is trusted."""
+    """Yield what is wrong where the CRD's schema (``shown``) says less than the ``complete`` one; trust the rest."""
     if shown.get(PRESERVE) and not complete.get(PRESERVE):
         filled = with_defaults(value, complete)
         found = [*check_unknown_fields(value, complete, path), *check_values(filled, complete, path)]
