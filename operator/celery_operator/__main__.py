@@ -118,6 +118,7 @@ async def lead(
             lambda kind, manifest, deleted: controller.observe(kind, manifest, deleted=deleted),
             namespaces=settings.watch_namespaces,
             kubeconfig=settings.kubeconfig,
+            identity=settings.identity,
             stop=stop,
         ),
         name="watch",

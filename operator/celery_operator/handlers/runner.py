@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import kopf
+from kopf._core.engines.peering import Identity  # kopf.operator() wants this type and exports it nowhere else
 
 from celery_operator.handlers.configuration import configure
 from celery_operator.handlers.registry import Observe, build_registry
@@ -16,6 +17,7 @@ async def watch(
     *,
     namespaces: Sequence[str],
     kubeconfig: str | None,
+    identity: str,
     stop: asyncio.Event,
     ready: asyncio.Event | None = None,
 ) -> None:
@@ -27,6 +29,7 @@ async def watch(
         registry=build_registry(observe, kubeconfig),
         settings=configure(),
         standalone=True,
+        identity=Identity(identity),  # else it asks for the user's name, and a pod's user has none
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         stop_flag=stop,
