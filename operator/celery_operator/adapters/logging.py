@@ -15,7 +15,12 @@ from celery_patterns.protocol import mask_url
 MASKED_DEPTH = 6
 """Log records are shallow; deeper values are shown as text."""
 
-QUIET = {"aiohttp.access": logging.WARNING, "kubernetes": logging.WARNING, "asyncio": logging.WARNING}
+QUIET = {
+    "kopf.objects": logging.WARNING,
+    "aiohttp.access": logging.WARNING,
+    "kubernetes": logging.WARNING,
+    "asyncio": logging.WARNING,
+}
 """Libraries that say too much when all is well."""
 
 
