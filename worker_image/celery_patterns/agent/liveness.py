@@ -8,6 +8,7 @@ pools, whose loop is not Celery's).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery_patterns import protocol
@@ -18,15 +19,18 @@ TICK_SECONDS = 2.0
 class Liveness:
     """The mark and its age."""
 
-    def __init__(self, limit_seconds: float = protocol.LIVE_LIMIT_SECONDS) -> None:
+    def __init__(
+        self, limit_seconds: float = protocol.LIVE_LIMIT_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit_seconds
+        self._clock = clock
         self._ticked: float | None = None
 
     def watch(self, consumer: Any, *, busy_loop: bool) -> None:
         """Start judging the loop of a consumer that is about to consume."""
         if consumer.hub is None or busy_loop:
             return
-        self._ticked = time.monotonic()
+        self._ticked = self._clock()
         consumer.timer.call_repeatedly(TICK_SECONDS, self._tick)
 
     def rest(self) -> None:
@@ -38,9 +42,9 @@ class Liveness:
         ticked = self._ticked
         if ticked is None:
             return None
-        age = time.monotonic() - ticked
+        age = self._clock() - ticked
         return age if age > self._limit else None
 
     def _tick(self) -> None:
         if self._ticked is not None:
-            self._ticked = time.monotonic()
+            self._ticked = self._clock()
