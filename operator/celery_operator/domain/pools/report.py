@@ -148,7 +148,10 @@ def _ready(spec: WorkerPoolSpec, observed: ObservedPool, plan: Plan, refusal: st
     needed = min(smallest(spec), plan.decision.desired) if spec.autoscaling is not None else smallest(spec)
     if ready == 0 and plan.decision.desired > 0 and trouble is not None:
         needed = max(needed, 1)
-    if observed.deployment is None or ready < needed:
+    if observed.deployment is None:
+        message = "the workers' Deployment is being created"
+        return ConditionClaim(ConditionType.READY, "False", Reason.REPLICAS_NOT_READY, message)
+    if ready < needed:
         message = f"{ready} of {needed} needed workers are ready" + (f"; {trouble}" if trouble else "")
         return ConditionClaim(ConditionType.READY, "False", Reason.REPLICAS_NOT_READY, message)
     return ConditionClaim(ConditionType.READY, "True", Reason.MINIMUM_REPLICAS_READY, f"at least {needed} are ready")

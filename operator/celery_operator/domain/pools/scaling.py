@@ -124,7 +124,7 @@ def _hold(scaling: Autoscaling, demand: Demand, needed: int, replicas: int) -> D
 def _follow(
     scaling: Autoscaling, demand: Demand, needed: int, replicas: int, memory: ScalingMemory, *, now: datetime
 ) -> Decision:
-    message = f"{demand.known} tasks ask for {needed} replicas"
+    message = f"a demand of {demand.known} asks for {needed}"
     steady = needed
     if needed < replicas:
         steady = min(replicas, max(each.replicas for each in memory.recommendations))

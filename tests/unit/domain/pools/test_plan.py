@@ -48,12 +48,12 @@ def test_first_of_all_there_is_a_token() -> None:
 
 def test_a_missing_deployment_is_created_with_the_replicas_that_demand_asks_for() -> None:
     created = plan(replace(observed(waiting=3), deployment=None))
-    assert created.actions == (ApplyDeployment(3, None, "3 tasks ask for 3 replicas"),)
+    assert created.actions == (ApplyDeployment(3, None, "a demand of 3 asks for 3"),)
 
 
 def test_a_changed_deployment_is_applied_with_the_replicas_it_has() -> None:
     assert plan(observed(*idle_pods(2)), manifest_hash="new").actions == (
-        ApplyDeployment(2, "7", "0 tasks ask for 0 replicas"),
+        ApplyDeployment(2, "7", "a demand of 0 asks for 0"),
     )
 
 
@@ -71,7 +71,7 @@ def test_what_somebody_else_changed_is_applied_again() -> None:
 
 def test_a_spec_that_is_not_accepted_leaves_the_deployment_as_it_is_but_scales() -> None:
     grown = plan(observed(*idle_pods(1), waiting=2), manifest_hash=None)
-    assert grown.actions == (ScaleDeployment(1, 2, "7", "2 tasks ask for 2 replicas"),)
+    assert grown.actions == (ScaleDeployment(1, 2, "7", "a demand of 2 asks for 2"),)
     assert plan(replace(observed(waiting=3), deployment=None), manifest_hash=None).actions == ()
 
 
@@ -79,7 +79,7 @@ def test_drained_workers_resume_before_new_ones_start() -> None:
     drained = replace(idle_worker(), ready=False, draining=True, drained=True)
     assert plan(observed(pod("a", drained), waiting=3)).actions == (
         ResumeWorker("a", "a:9540"),
-        ScaleDeployment(1, 3, "7", "3 tasks ask for 3 replicas"),
+        ScaleDeployment(1, 3, "7", "a demand of 3 asks for 3"),
     )
 
 
@@ -90,7 +90,7 @@ def test_a_pool_without_agent_is_scaled_plainly() -> None:
     following = pool_spec(worker={"agent": "None"})
     unknown = replace(seen, waiting=None)
     assert plan(unknown, spec=following).actions == ()
-    assert plan(seen, spec=following).actions == (ScaleDeployment(3, 0, "7", "0 tasks ask for 0 replicas"),)
+    assert plan(seen, spec=following).actions == (ScaleDeployment(3, 0, "7", "a demand of 0 asks for 0"),)
 
 
 def test_a_deployment_that_is_being_deleted_is_waited_for() -> None:

@@ -72,7 +72,7 @@ def test_scaling_out_is_immediate_and_says_what_bounds_it() -> None:
         working=5,
         may_shrink=True,
         reason=Reason.FOLLOWING_DEMAND,
-        message="9 tasks ask for 9 replicas",
+        message="a demand of 9 asks for 9",
         recommended=9,
         limit=Reason.TOO_MANY_REPLICAS,
         limit_message="demand asks for more than maxReplicas (5)",
