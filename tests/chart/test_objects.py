@@ -185,8 +185,8 @@ def test_images_default_to_the_version_of_the_package(default: Objects) -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert chart["appVersion"] == __version__
     container = default.of("Deployment")["celery-celery-operator"].spec.template.spec.containers[0]
-    assert container.image == f"ghcr.io/celery-operator/operator:{__version__}"
-    assert environment(container)["CELERY_OPERATOR_WORKER_IMAGE"] == f"ghcr.io/celery-operator/worker:{__version__}"
+    assert container.image == f"celery-operator:{__version__}"
+    assert environment(container)["CELERY_OPERATOR_WORKER_IMAGE"] == f"celery-worker:{__version__}"
 
 
 def test_two_replicas_of_which_one_stays_while_nodes_are_drained(default: Objects) -> None:

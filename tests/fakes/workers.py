@@ -38,10 +38,10 @@ class SimulatedWorkers:
 
     # Connections
 
-    def broker(self, url: str) -> SimulatedWorkers:
+    def broker(self, url: str) -> SimulatedWorkers:  # noqa: ARG002 - the port's signature
         return self
 
-    def result_backend(self, url: str) -> SimulatedWorkers:
+    def result_backend(self, url: str) -> SimulatedWorkers:  # noqa: ARG002 - the port's signature
         return self
 
     # Broker

@@ -12,8 +12,6 @@ JsonObject = dict[str, Any]
 StringMap = dict[str, str]
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 
-REGISTRY = "ghcr.io/celery-operator"
-
 
 class ValuesModel(BaseModel):
     """A part of the values. Unknown keys are refused: a misspelt one would be ignored in silence."""
@@ -35,13 +33,13 @@ class Image(ValuesModel):
 class OperatorImage(Image):
     """The operator's image."""
 
-    repository: Annotated[str, Field(min_length=1)] = f"{REGISTRY}/operator"
+    repository: Annotated[str, Field(min_length=1)] = "celery-operator"
 
 
 class WorkerImage(ValuesModel):
     """The image of pools that name none themselves."""
 
-    repository: Annotated[str, Field(min_length=1)] = f"{REGISTRY}/worker"
+    repository: Annotated[str, Field(min_length=1)] = "celery-worker"
     tag: str = ""
     """Empty: the chart's appVersion."""
 
@@ -104,7 +102,7 @@ class Resources(ValuesModel):
 class RedisImage(Image):
     """Any image with a redis-server (or valkey under that name) on its path."""
 
-    repository: Annotated[str, Field(min_length=1)] = "docker.io/library/redis"
+    repository: Annotated[str, Field(min_length=1)] = "redis"
     tag: str = "8-alpine"
 
 

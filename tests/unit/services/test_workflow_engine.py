@@ -251,6 +251,7 @@ async def test_messages_that_the_broker_lost_are_published_again() -> None:
     [
         pytest.param({"chain": [task("add")], "group": [task("add")]}, "InvalidSpec", id="two kinds of work"),
         pytest.param({"chian": [task("add")]}, "InvalidSpec", id="unknown field"),
+        pytest.param({"chain": [{"group": [{"tsk": {}}]}]}, "InvalidSpec", id="unknown field where the CRD is silent"),
         pytest.param({"app": None, "appRef": {"name": "no"}, "chain": [task("add")]}, "AppNotFound", id="no app"),
         pytest.param(
             {"dag": {"steps": [{"name": n, "dependsOn": [{"step": d}], **task("add")} for n, d in ("ab", "ba")]}},

@@ -10,6 +10,7 @@ import structlog
 from pydantic import ValidationError
 
 from celery_operator.api.conditions import ConditionType
+from celery_operator.api.validation import InvalidResource, validate_hidden
 from celery_operator.api.workflow import CeleryWorkflow, WorkflowStatus
 from celery_operator.domain.errors import DependencyError, Gone, SpecError
 from celery_operator.domain.workflows.compile import compile_workflow
@@ -145,6 +146,7 @@ class WorkflowEngine:
         previous = _status_of(manifest)
         writer.seen(manifest, previous)
         try:
+            validate_hidden(manifest)
             workflow = CeleryWorkflow.model_validate(_of_spec(manifest))
             checkpoint = (
                 await read_checkpoint(self._cluster, key, known.uid) if previous and previous.checkpoint else None
@@ -153,7 +155,7 @@ class WorkflowEngine:
             app = await self._apps.resolve(key.namespace, workflow.spec.app_ref, workflow.spec.app)
             broker = self._connections.broker(app.broker_url)
             backend = self._connections.result_backend(app.require_backend())
-        except (SpecError, ValidationError) as error:
+        except (SpecError, ValidationError, InvalidResource) as error:
             await self._refuse(known, writer, spec_error(error))
             return None
         return WorkflowRun(
