@@ -96,7 +96,7 @@ class ApiConnection:
 
     async def _login(self) -> None:
         settings: Any = client.Configuration()
-        settings.retries = False
+        settings.retries = None  # retrying is decided here; False would count as a number of tries
         try:
             if self._kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
                 _config.load_incluster_config(client_configuration=settings)
@@ -151,7 +151,7 @@ class ApiConnection:
         self, first: _Transient, method: Method, url: str, body: Any, content_type: str, *, idempotent: bool
     ) -> Manifest:
         """Try some more; apart from the first try, so that what goes well does not pay for it."""
-        back_off = tenacity.wait_exponential_jitter(initial=0.1, max=3.0, jitter=0.2)
+        back_off = tenacity.wait_exponential_jitter(multiplier=0.1, max=3.0, jitter=0.2)
         last = first
 
         def pause(state: tenacity.RetryCallState) -> float:
