@@ -104,15 +104,16 @@ def _encode_items(name: str, items: bytes, body: dict[str, Any], data: dict[str,
 
 
 def _encode_due(step: StepState, started: datetime, room: int, body: dict[str, Any]) -> int:
-    waiting = sorted(due for due in step.due if _waits(step, due))
-    body["d"] = [[due.index, due.attempt, -(-(due.at - started) // _MILLISECOND)] for due in waiting[:room]]
-    if len(waiting) > room:
-        body["l"] = -(-(waiting[-1].at - started) // _MILLISECOND)
-    return max(0, room - len(waiting))
+    waiting = [due for due in step.due if _waits(step, due)]
+    kept = heapq.nsmallest(room, waiting) if len(waiting) > room else sorted(waiting)
+    body["d"] = [[due.item, due.attempt, -(-(due.at - started) // _MILLISECOND)] for due in kept]
+    if len(waiting) > len(kept):
+        body["l"] = -(-(max(waiting).at - started) // _MILLISECOND)
+    return room - len(kept)
 
 
 def _waits(step: StepState, due: Due) -> bool:
-    return step.items is not None and step.items[due.index] == Code.WAITING and step.attempt(due.index) == due.attempt
+    return step.items is not None and step.items[due.item] == Code.WAITING and step.attempt(due.item) == due.attempt
 
 
 def _failure(failure: Failure) -> list[Any]:
@@ -164,7 +165,7 @@ def _decode_step(body: dict[str, Any], packed: str | None, started: datetime) ->
     due = [Due(started + ms * _MILLISECOND, index, attempt) for index, attempt, ms in body.get("d", ())]
     if items is not None:
         if "l" in body:
-            listed = {each.index for each in due}
+            listed = {each.item for each in due}
             late = started + body["l"] * _MILLISECOND
             due += [
                 Due(late, index, attempt)
@@ -172,7 +173,7 @@ def _decode_step(body: dict[str, Any], packed: str | None, started: datetime) ->
                 if items[index] == Code.PENDING and index not in listed
             ]
         for each in due:
-            items[each.index] = Code.WAITING
+            items[each.item] = Code.WAITING
     heapq.heapify(due)
     return StepState(
         phase=body["p"],

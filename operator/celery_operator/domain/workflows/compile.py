@@ -48,11 +48,11 @@ def compile_workflow(spec: WorkflowSpec) -> Graph:
     parameters = _parameters(spec, literals)
     steps, result, composites = _written(spec)
     _check_names(steps, composites)
-    ordered = _ordered(steps)
+    ordered = steps if spec.dag is None else _ordered(steps)  # sugar unfolds in order
     results = Results({step.name: step.kind for step in steps}, composites)
-    compiler = CallCompiler(spec.task_defaults, frozenset(parameters), results, literals)
-    nodes = tuple(_Compiler(compiler, results, literals, _upstream(ordered)).node(step) for step in ordered)
-    graph = Graph(nodes, parameters, _outputs(spec.outputs, result, results))
+    calls = CallCompiler(spec.task_defaults, frozenset(parameters), results, literals)
+    compiler = _Compiler(calls, results, literals, Upstream(ordered))
+    graph = Graph(tuple(compiler.node(step) for step in ordered), parameters, _outputs(spec.outputs, result, results))
     _check_size(graph)
     return graph
 
@@ -167,10 +167,6 @@ class Upstream:
     def has(self, step: str, before: str) -> bool:
         """Whether ``before`` always ends before ``step`` begins."""
         return bool(self._masks[step] & self._bit[before])
-
-
-def _upstream(ordered: Sequence[WrittenStep]) -> Upstream:
-    return Upstream(ordered)
 
 
 class _Compiler:

@@ -125,8 +125,8 @@ class StepDraft:
 
     def wait(self, due: Due) -> None:
         """Let an item wait for its next attempt."""
-        self.set_attempt(due.index, due.attempt)
-        self.set_code(due.index, Code.WAITING)
+        self.set_attempt(due.item, due.attempt)
+        self.set_code(due.item, Code.WAITING)
         heapq.heappush(self._own_due(), due)
 
     def release_due(self, now: datetime) -> None:
@@ -137,12 +137,12 @@ class StepDraft:
         due = self._own_due()
         while due and due[0].at <= now:
             each = heapq.heappop(due)
-            if self.items is not None and self.items[each.index] == Code.WAITING and self.fits(each):
-                self.set_code(each.index, Code.PENDING)
+            if self.items is not None and self.items[each.item] == Code.WAITING and self.fits(each):
+                self.set_code(each.item, Code.PENDING)
 
     def fits(self, due: Due) -> bool:
         """Whether a heap entry still speaks of the item's attempt."""
-        return self.attempt(due.index) == due.attempt
+        return self.attempt(due.item) == due.attempt
 
     def _own_due(self) -> list[Due]:
         if self._due is None:

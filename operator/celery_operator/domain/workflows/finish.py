@@ -10,7 +10,7 @@ from celery_operator.api.conditions import Reason
 from celery_operator.api.workflow import OutputReference, OutputValue, RunPolicy
 from celery_operator.domain.workflows.draft import RunDraft, StepDraft
 from celery_operator.domain.workflows.graph import Expression, Node, ResultList, StepResult
-from celery_operator.domain.workflows.paths import WHOLE, PathError, select
+from celery_operator.domain.workflows.paths import WHOLE, select
 from celery_operator.domain.workflows.plan import Fetch, Finish
 from celery_operator.domain.workflows.state import Code, StepState
 from celery_operator.domain.workflows.values import Renderer, ValueUnavailableError, value_key
@@ -50,14 +50,15 @@ def outputs(draft: RunDraft, renderer: Renderer, *, succeeded: bool) -> Shown:
     for output in draft.graph.outputs:
         try:
             value = reader.read(output.value)
-            size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            size = len(text.encode())
             if size <= left:
                 left -= size
                 values.append(OutputValue(name=output.name, value=value))
                 continue
         except _TooLargeError:
             pass
-        except (ValueUnavailableError, PathError) as error:
+        except (ValueUnavailableError, ValueError, RecursionError) as error:  # NaN and half characters are no JSON
             problems.append(f"output {output.name!r}: {error}")
             continue
         values.append(OutputValue(name=output.name, reference=reader.reference(output.value)))

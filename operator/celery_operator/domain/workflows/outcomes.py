@@ -21,6 +21,9 @@ WORKER_CHARACTERS = 128
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 """What JSON must escape at length, or cannot hold."""
 
+_CUT_URL = re.compile(r"://[^/@\s]*$")
+"""A URL at the end of a text that was cut: what shows that it has credentials may be missing."""
+
 _CLASSES: dict[str, FailureClass] = {"failed": "Failed", "timed_out": "TimedOut", "lost": "Lost"}
 _DEFAULT_EXCEPTIONS = {
     "failed": "Exception",
@@ -37,7 +40,11 @@ _DEFAULT_MESSAGES = {
 
 def clean_text(text: str, length: int) -> str:
     """Return a text as status may hold it: printable, without credentials of URLs, and cut."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", mask_url(text[: 4 * length]))[:length]
+    looked_at = 4 * length  # the search for URLs must not take long in whatever a task raises
+    masked = mask_url(text[:looked_at])
+    if len(text) > looked_at:
+        masked = _CUT_URL.sub("://***", masked)
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", masked)[:length]
 
 
 def absorb(draft: RunDraft, observed: Observed, *, now: datetime) -> None:

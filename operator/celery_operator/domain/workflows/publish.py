@@ -92,6 +92,7 @@ class Publisher:
                 message = prepare(step, index)
             except ValueUnavailableError as error:
                 self._fail_item(step, index, error)
+                self._room -= 1  # so that a wide map of bad items stays bounded too
                 failed = True
                 if step.doomed:
                     break

@@ -153,7 +153,9 @@ class Settler:
         if state.error is None and not cut:
             self._count(node, state)
         state = self._draft.look(node.name)
-        if cut or state.error is not None or (self._fail_fast and state.counts[Code.FAILED] > node.max_failed):
+        # Items of a map do not need each other, and may go on; the calls of a reduce do.
+        stops = self._fail_fast or node.kind != "Map"
+        if cut or state.error is not None or (stops and state.counts[Code.FAILED] > node.max_failed):
             self._give_up(self._draft.step(node.name), Code.PUBLISHED)
         elif state.items is None:
             return
@@ -171,7 +173,6 @@ class Settler:
     def _end(self, step: StepDraft, phase: Literal["Succeeded", "Failed", "Skipped", "Revoked"]) -> None:
         step.end(phase, self._now)
         self._draft.drop_list(step.node.name)
-        self._fetches.pop(step.node.name, None)
 
     def _give_up(self, step: StepDraft, *codes: Code) -> None:
         step.skip_unpublished()

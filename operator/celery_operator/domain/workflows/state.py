@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_operator.api.workflow import StepState as StepPhase
 from celery_operator.domain.workflows.graph import (
@@ -75,12 +75,12 @@ class Cause:
     message: str
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Due:
-    """A retry that waits."""
+class Due(NamedTuple):
+    """A retry that waits; sorts by time. A tuple, since heaps of very many are compared all the time."""
 
     at: datetime
-    index: int
+    item: int
+    """Its index."""
     attempt: int
 
 

@@ -63,7 +63,10 @@ class Budget:
         elif isinstance(value, (str, list, dict)) and len(value) > self.left:
             return False
         else:
-            text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            try:
+                text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            except RecursionError:
+                return False
             size = len(text.encode(errors="surrogatepass"))
             if REFERENCE_KEY in text:
                 return False
