@@ -35,10 +35,10 @@ MESSAGE_BYTES = 256 * 1024
 """One message of the channel: far below Redis' limit for the output buffer of a slow subscriber (32 MiB)."""
 KEEP_UNSENT = 20_000
 """Announcements kept while the store is away; beyond it the oldest go, and the operator's sweep finds those results."""
-GATHER_SECONDS = 0.015
-"""How long announcements gather while the worker is busy: a dozen share one command, and a step waits half as long."""
-BUSY_COUNT, BUSY_SECONDS = 16, 0.04
-"""Busy: this many ends within this time (400 a second, more than a chain's steps can be)."""
+GATHER_SECONDS = 0.01
+"""How long announcements gather while the worker is busy: several share one command, and a step waits half as long."""
+BUSY_COUNT, BUSY_SECONDS = 16, 0.08
+"""Busy: this many ends within this time (200 a second), and more work at hand. A chain has never more work at hand."""
 RETRY_SECONDS = 0.5
 STOP_SECONDS = 3.0
 """How long the end of the worker waits for the last announcements."""
@@ -84,16 +84,24 @@ class Announcer:
         store: Makes this thread's own connection.
         worker: The node name.
         lease_seconds: The claims' lease.
+        more_at_hand: Whether the worker holds further tasks.
         on_tick: Called about ten times a second from the thread, whatever the store does.
     """
 
     def __init__(
-        self, store: Callable[[], ClaimStore] | None, *, worker: str, lease_seconds: float, on_tick: Callable[[], None]
+        self,
+        store: Callable[[], ClaimStore] | None,
+        *,
+        worker: str,
+        lease_seconds: float,
+        more_at_hand: Callable[[], bool],
+        on_tick: Callable[[], None],
     ) -> None:
         self._make_store = store
         self._store: ClaimStore | None = None
         self._worker = json.dumps(worker)
         self._renew_seconds = lease_seconds / RENEWALS_PER_LEASE
+        self._more_at_hand = more_at_hand
         self._on_tick = on_tick
         self._queue: queue.SimpleQueue[Conclusion | None] = queue.SimpleQueue()
         self._running: dict[str, RunningAttempt] = {}
@@ -172,7 +180,8 @@ class Announcer:
         return True
 
     def _is_busy(self) -> bool:
-        return len(self._ends) == BUSY_COUNT and time.monotonic() - self._ends[0] < BUSY_SECONDS
+        often = len(self._ends) == BUSY_COUNT and time.monotonic() - self._ends[0] < BUSY_SECONDS
+        return often and self._more_at_hand()
 
     def _announce(self) -> None:
         """Publish what has ended."""

@@ -50,6 +50,11 @@ def held_total(consumer: Any) -> int:
     return count(consumer).total
 
 
+def holds_any() -> bool:
+    """Whether any task runs or waits for a slot; the cheapest of these questions."""
+    return len(state.reserved_requests) > 0
+
+
 def _rate_limited(consumer: Any, counted: Collection[Any]) -> int:
     """Count requests that wait for their task's rate limit: Celery keeps them in token buckets only."""
     waiting = 0

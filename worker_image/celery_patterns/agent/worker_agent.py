@@ -53,6 +53,7 @@ class WorkerAgent:
             self._make_store if self._redis else None,
             worker=self.hostname,
             lease_seconds=settings.lease_seconds,
+            more_at_hand=counts.holds_any,
             on_tick=self._observe,
         )
         self.key_prefix = self.announcer.key_prefix
