@@ -6,12 +6,11 @@ import asyncio
 
 from celery_operator.adapters.rabbitmq_broker import RabbitmqBroker
 from celery_operator.adapters.redis_broker import RedisBroker
-from celery_operator.adapters.redis_client import REDIS_SCHEMES, RedisAddressError
+from celery_operator.adapters.redis_client import REDIS_SCHEMES, UNREADABLE, RedisAddressError
 from celery_operator.adapters.result_backend import RedisResultBackend
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import SpecError
 from celery_operator.services.ports import Broker, Clock, ResultBackend
-from celery_patterns.protocol import mask_url
 
 AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
 
@@ -41,9 +40,10 @@ class CeleryConnections:
                 return RedisBroker(url, clock=self._clock)
             if scheme in AMQP_SCHEMES:
                 return RabbitmqBroker(url, clock=self._clock)
-        except (RedisAddressError, ValueError) as error:
-            message = f"the broker URL cannot be read: {mask_url(str(error))}"
-            raise SpecError(Reason.UNSUPPORTED_BROKER, message) from None
+        except RedisAddressError as error:
+            raise SpecError(Reason.UNSUPPORTED_BROKER, f"the broker URL cannot be read: {error}") from None
+        except ValueError:
+            raise SpecError(Reason.UNSUPPORTED_BROKER, f"the broker URL cannot be read: {UNREADABLE}") from None
         served = "redis://, rediss://, amqp:// and amqps://"
         raise SpecError(Reason.UNSUPPORTED_BROKER, f"no broker of kind {scheme}:// is served; use {served}")
 
@@ -62,7 +62,7 @@ class CeleryConnections:
         try:
             return RedisResultBackend(url)
         except RedisAddressError as error:
-            message = f"the result backend's URL cannot be read: {mask_url(str(error))}"
+            message = f"the result backend's URL cannot be read: {error}; expected redis://HOST:PORT/DATABASE"
             raise SpecError(Reason.UNSUPPORTED_BACKEND, message) from None
 
     async def close_all(self) -> None:

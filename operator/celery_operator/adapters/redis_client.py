@@ -31,13 +31,18 @@ MAX_CONNECTIONS = 16
 
 REDIS_SCHEMES = ("redis", "rediss")
 
+UNREADABLE = "its host or port cannot be read; a user or password must be percent-encoded (%2F for /, %40 for @)"
+
 _SSL_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
 _CERT_REQS = {"CERT_REQUIRED": "required", "CERT_OPTIONAL": "optional", "CERT_NONE": "none"}
 """Celery's spelling of ``ssl_cert_reqs`` and redis-py's; both are understood."""
 
 
 class RedisAddressError(ValueError):
-    """A Redis URL that cannot be read; the message says why and holds no credentials."""
+    """A Redis URL that cannot be read; the message says why.
+
+    It never quotes the URL: where a password is not escaped, its parts stand in the port's or the path's place.
+    """
 
 
 def connection_options(url: str) -> dict[str, Any]:
@@ -49,14 +54,14 @@ def connection_options(url: str) -> dict[str, Any]:
     try:
         parts = urlsplit(url)
         port = parts.port or 6379
-    except ValueError as error:
-        raise RedisAddressError(f"{mask_url(url)}: {error}") from None
+    except ValueError:
+        raise RedisAddressError(UNREADABLE) from None
     query = dict(parse_qsl(parts.query))
     database = parts.path.strip("/") or query.get("virtual_host", "").strip("/") or query.get("db", "") or "0"
     if not database.isdecimal():
-        raise RedisAddressError(f"{mask_url(url)}: the path must be a database number such as /0, not /{database}")
+        raise RedisAddressError("its path must be a database number such as /0")
     if not parts.hostname:
-        raise RedisAddressError(f"{mask_url(url)}: the host is missing; expected redis://HOST:PORT/DATABASE")
+        raise RedisAddressError("its host is missing")
     options: dict[str, Any] = {"host": parts.hostname, "port": port, "db": int(database)}
     if parts.username:
         options["username"] = unquote(parts.username)
