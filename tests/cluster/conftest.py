@@ -12,7 +12,7 @@ from support.playground import Playground, await_gone, delete_namespace, playgro
 from support.release import Release
 
 TEST_NAMESPACES = "celery-operator.dev/test=true"
-LOG_LINES = 150
+LOG_LINES = 80
 
 
 @pytest.fixture(scope="session")
@@ -27,20 +27,18 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def _installed(cluster: Cluster) -> Release:
-    """One installation for all tests; those that remove or change it leave that to be mended by ``operator``."""
+def release(cluster: Cluster) -> Release:
+    """One installation for all tests; those that remove or change it leave that to be mended by the next."""
     release = Release(cluster)
     release.create_namespace()
-    release.upgrade()
     return release
 
 
 @pytest.fixture
-def operator(_installed: Release) -> Release:
+def operator(release: Release) -> Release:
     """The operator with two ready replicas, one of which leads, however the test before left it."""
-    _installed.mend()
-    _installed.wait_ready()
-    return _installed
+    release.mend()
+    return release
 
 
 @pytest.fixture
@@ -55,8 +53,9 @@ def ground(cluster: Cluster, operator: Release, request: pytest.FixtureRequest) 
 
 
 @pytest.fixture(scope="module")
-def static_ground(cluster: Cluster, _installed: Release) -> Iterator[Playground]:
+def static_ground(cluster: Cluster, release: Release) -> Iterator[Playground]:
     """A namespace without servers, for what the API server answers by itself."""
+    release.mend()
     with playground(cluster, "static") as fresh:
         yield fresh
 
@@ -81,10 +80,10 @@ def _describe(ground: Playground) -> str:
     parts = [
         show("get", "pods,deployments,replicasets", *namespace, "-o", "wide").said,
         show("get", "events", *namespace, "--sort-by=.lastTimestamp").said,
-        show("get", "celery", *namespace, "-o", "yaml", "--show-managed-fields=false").said,
+        show("get", "celery", *namespace, "-o", "wide").said,
         show("logs", *namespace, "-l", "celery-operator.dev/pool", "--tail=40", "--prefix").said,
     ]
-    return "\n".join(parts)
+    return "\n".join("\n".join(part.splitlines()[-LOG_LINES:]) for part in parts)
 
 
 def _remove_leftovers(cluster: Cluster) -> None:

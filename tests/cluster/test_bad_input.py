@@ -28,8 +28,9 @@ NOBODY = "redis://nobody.celery-operator-nowhere.svc.cluster.local:6379/0"
 
 
 @pytest.fixture(scope="module")
-def shared(cluster: Cluster, _installed: Release) -> Iterator[Playground]:
+def shared(cluster: Cluster, release: Release) -> Iterator[Playground]:
     """A namespace with a healthy app and a worker, beside which each test does something wrong."""
+    release.mend()
     with playground(cluster, "bad-input") as fresh:
         fresh.start_redis()
         fresh.create_app()
@@ -183,7 +184,7 @@ def test_a_broker_that_cannot_be_reached_is_a_condition_and_holds_everything(hea
     healthy.delete("CeleryWorkflow", name)
 
 
-def test_a_pool_whose_broker_cannot_be_reached_is_never_scaled_in(healthy: Playground) -> None:
+def test_a_pool_whose_broker_cannot_be_reached_says_that_demand_is_unknown(healthy: Playground) -> None:
     name = "blind"
     backend = {"url": healthy.redis_url(BACKEND)}
     healthy.api.create(manifests.app(healthy.name, name, broker={"url": NOBODY}, backend=backend))
@@ -192,7 +193,8 @@ def test_a_pool_whose_broker_cannot_be_reached_is_never_scaled_in(healthy: Playg
     _shown(healthy, "CeleryWorkerPool", name, "BrokerReachable", "ConnectionFailed", within=within)
     found = healthy.wait_condition("CeleryWorkerPool", name, "ScalingActive", "False", within=5)
     assert found["reason"] == "DemandUnknown"
-    assert healthy.get("Deployment", f"{name}-worker")["spec"]["replicas"] == 1
+    one = healthy.wait("Deployment", f"{name}-worker", lambda it: it["spec"]["replicas"], within=10, what="replicas")
+    assert one["spec"]["replicas"] == 1
     healthy.delete("CeleryWorkerPool", name)
 
 
@@ -245,15 +247,17 @@ def _shown(
     assert took <= within, f"{condition_type}=False/{reason} took {took:.2f} s"
     assert found is not None
     assert found["message"], "a negative condition without a message"
-    warnings = eventually(lambda: _warnings(ground, name, reason), within=2, every=0.05, what=f"an event {reason}")
+    warnings = eventually(
+        lambda: _warnings(ground, kind, name, reason), within=2, every=0.05, what=f"an event {reason}"
+    )
     assert [warning["message"] for warning in warnings] == [found["message"]]
     created = ground.get(kind, name)["metadata"]["creationTimestamp"]
     assert seconds_between(created, found["lastTransitionTime"]) >= 0
     return str(found["message"])
 
 
-def _warnings(ground: Playground, name: str, reason: str) -> list[Manifest]:
-    return [e for e in ground.events(name) if e["type"] == "Warning" and e["reason"] == reason]
+def _warnings(ground: Playground, kind: str, name: str, reason: str) -> list[Manifest]:
+    return [e for e in ground.events(kind, name) if e["type"] == "Warning" and e["reason"] == reason]
 
 
 def _failed(ground: Playground, name: str, element: Manifest) -> Manifest:
@@ -262,7 +266,7 @@ def _failed(ground: Playground, name: str, element: Manifest) -> Manifest:
     ended = ground.wait_ended(name, within=RUN_SECONDS)
     found = condition(ended, "Succeeded")
     assert (found["status"], found["reason"]) == ("False", "TaskFailed")
-    assert _warnings(ground, name, "TaskFailed")
+    assert _warnings(ground, "CeleryWorkflow", name, "TaskFailed")
     failures = ended["status"]["failures"]
     assert len(failures) == 1
     failure: Manifest = failures[0]

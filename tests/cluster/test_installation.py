@@ -86,7 +86,6 @@ def test_uninstalling_and_reinstalling_elsewhere_goes_on_where_it_was(
     second.uninstall()
     assert _crd_uids(ground.cluster) == before
     operator.mend()
-    operator.wait_ready()
     ground.create_workflow(
         "afterwards", chain=[{"task": {"name": "examples.ledger.record", "args": [{"value": "again"}]}}]
     )

@@ -42,8 +42,10 @@ def test_a_pool_grows_from_zero_to_three_on_a_burst_and_back_to_zero(ground: Pla
     assert_each_once(ground.ledger.entries(), ids)
     used = {entry.worker for entry in ground.ledger.started()}
     assert len(used) == 3, f"workers that had a share of the burst: {used}"
-    messages = " ".join(event["message"] for event in ground.events("pool"))
-    assert {event["reason"] for event in ground.events("pool")} >= {"ScaledOut", "ScaledIn"}, messages
+    messages = " ".join(event["message"] for event in ground.events("CeleryWorkerPool", "pool"))
+    assert {event["reason"] for event in ground.events("CeleryWorkerPool", "pool")} >= {"ScaledOut", "ScaledIn"}, (
+        messages
+    )
 
 
 def test_the_last_worker_stays_until_the_idle_timeout(ground: Playground) -> None:
@@ -52,7 +54,7 @@ def test_the_last_worker_stays_until_the_idle_timeout(ground: Playground) -> Non
     eventually(lambda: len(ground.ledger.finished()) == 1, within=SCALED_OUT_SECONDS, every=0.1, what="the task's end")
     finished = ground.ledger.finished()[0].at
     ground.wait("Deployment", "pool-worker", lambda it: it["spec"]["replicas"] == 0, within=SCALED_IN_SECONDS, what="0")
-    scaled = [event for event in ground.events("pool") if event["reason"] == "ScaledIn"]
+    scaled = [event for event in ground.events("CeleryWorkerPool", "pool") if event["reason"] == "ScaledIn"]
     assert scaled, "no event tells of the scaling in"
     gone_at = seconds_between("1970-01-01T00:00:00+00:00", _time_of(scaled[-1]))
     # Events count whole seconds.
@@ -99,6 +101,20 @@ def test_shrinking_waits_for_workers_that_are_all_busy(ground: Playground) -> No
     ground.wait_for_pods(1, worker_selector("pool"), within=60)
     eventually(lambda: len(ground.ledger.finished()) == 2, within=30, what="both ends")
     assert_each_once(ground.ledger.entries(), ids)
+
+
+def test_unknown_is_not_zero(ground: Playground) -> None:
+    """With its broker gone a pool keeps its worker, however idle that is; when the broker is back, it shrinks."""
+    ground.create_pool(autoscaling=autoscaling(most=1, idle_timeout=4))
+    send(ground, [Call("only", 0.1)])
+    ground.wait_for_pods(1, worker_selector("pool"), within=SCALED_OUT_SECONDS)
+    ground.cluster.kubectl("delete", "pod", "redis", "-n", ground.name, "--force", "--grace-period=0")
+    found = ground.wait_condition("CeleryWorkerPool", "pool", "ScalingActive", "False", within=15)
+    assert found["reason"] == "DemandUnknown"
+    ground.hold("Deployment", "pool-worker", lambda it: it["spec"]["replicas"] == 1, looks=24, every=0.5)
+    assert "waiting" not in ground.get("CeleryWorkerPool", "pool")["status"]
+    ground.start_redis()
+    ground.wait("Deployment", "pool-worker", lambda it: it["spec"]["replicas"] == 0, within=SCALED_IN_SECONDS, what="0")
 
 
 def test_kubectl_scale_works_where_replicas_are_set(ground: Playground) -> None:

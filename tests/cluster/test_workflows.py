@@ -16,8 +16,9 @@ RUN_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def shared(cluster: Cluster, _installed: Release) -> Iterator[Playground]:
+def shared(cluster: Cluster, release: Release) -> Iterator[Playground]:
     """One namespace with four slots for all of these tests; each has a workflow of its own name."""
+    release.mend()
     with playground(cluster, "workflows") as fresh:
         fresh.start_redis()
         fresh.create_app()
@@ -123,7 +124,7 @@ def test_a_failing_task_fails_the_run_after_its_retries(workers: Playground) -> 
     assert sorted(attempts) == [("bad", attempt, "RuntimeError", "as expected") for attempt in (1, 2, 3)]
     steps = {step["name"]: (step["state"], step.get("attempts")) for step in status["steps"]}
     assert steps["bad"] == ("Failed", 3)
-    assert workers.events("fails"), "no event tells of the failure"
+    assert workers.events("CeleryWorkflow", "fails"), "no event tells of the failure"
 
 
 def test_kubectl_wait_sees_the_end(workers: Playground) -> None:
@@ -167,7 +168,9 @@ def test_a_suspended_workflow_publishes_nothing_until_it_is_resumed(workers: Pla
     workers.wait_condition("CeleryWorkflow", "pauses", "Suspended", "True", within=10)
     workers.wait("CeleryWorkflow", "pauses", _is_quiet, within=10, what="the end of what was running")
     before = len(workers.ledger.started())
-    assert _stays(workers, before), "a suspended workflow went on"
+    # Three seconds: ten times as long as one task.
+    workers.hold("CeleryWorkflow", "pauses", _is_quiet, looks=10, every=0.3)
+    assert len(workers.ledger.started()) == before, "a suspended workflow went on"
     workers.patch("CeleryWorkflow", "pauses", {"spec": {"suspend": False}})
     ended = workers.wait_ended("pauses", within=RUN_SECONDS)
     assert condition(ended, "Succeeded")["status"] == "True"
@@ -217,20 +220,3 @@ def _has_begun(workflow: dict[str, Any]) -> bool:
 def _is_quiet(workflow: dict[str, Any]) -> bool:
     tasks = workflow["status"]["tasks"]
     return bool(tasks["running"] == 0 and tasks["queued"] == 0)
-
-
-def _stays(workers: Playground, started: int) -> bool:
-    """Say whether for three seconds, ten times as long as one task, no further task starts."""
-    workers.wait("CeleryWorkflow", "pauses", _Looks(10), within=10, what="ten looks", every=0.3)
-    return len(workers.ledger.started()) == started
-
-
-class _Looks:
-    """True of anything, at the n-th look."""
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-
-    def __call__(self, _: dict[str, Any]) -> bool:
-        self._left -= 1
-        return self._left <= 0

@@ -40,7 +40,8 @@ class Playground:
     def start_redis(self, name: str = "redis") -> None:
         """Start a Redis and return when it answers."""
         self.api.create(manifests.redis_pod(self.name, name))
-        self.api.create(manifests.redis_service(self.name, name))
+        if self.api.get("Service", self.name, name) is None:
+            self.api.create(manifests.redis_service(self.name, name))
         self.wait_for_pods(1, f"app={name}")
         self.redis(name).ask(BROKER, lambda client: client.ping())
 
@@ -105,8 +106,8 @@ class Playground:
         """Return an object as soon as something is true of it."""
 
         def look() -> Manifest | None:
-            found = self.get(kind, name)
-            return found if true(found) else None
+            found = self.api.get(kind, self.name, name)
+            return found if found is not None and true(found) else None
 
         def said() -> str:
             found = self.api.get(kind, self.name, name) or {}
@@ -152,6 +153,18 @@ class Playground:
         eventually(look, within=within, every=0.2, what=lambda: f"{what}\n{self.describe_pods()}")
         return tuple(sorted(pod["metadata"]["name"] for pod in found))
 
+    def hold(self, kind: str, name: str, true: Callable[[Manifest], object], *, looks: int, every: float) -> None:
+        """Assert that something stays true of an object for so many looks."""
+        left = looks
+
+        def look(found: Manifest) -> bool:
+            nonlocal left
+            assert true(found), f"{kind} {name} did not stay as it was:\n{json.dumps(found, indent=1)}"
+            left -= 1
+            return left <= 0
+
+        self.wait(kind, name, look, within=looks * every * 3 + 10, every=every, what="the last look")
+
     # --------------------------------------------------------------------------------------------------- looks
 
     def pods(self, selector: str) -> list[Manifest]:
@@ -162,9 +175,9 @@ class Playground:
         """Return the pods of a pool's workers."""
         return self.pods(worker_selector(pool))
 
-    def events(self, name: str) -> list[Manifest]:
+    def events(self, kind: str, name: str) -> list[Manifest]:
         """Return the events about an object."""
-        return self.api.list("Event", self.name, fieldSelector=f"involvedObject.name={name}")
+        return self.api.list("Event", self.name, fieldSelector=f"involvedObject.name={name},involvedObject.kind={kind}")
 
     def outputs(self, name: str) -> dict[str, Any]:
         """Return what a workflow's status shows as outputs, by name."""

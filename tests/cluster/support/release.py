@@ -65,9 +65,10 @@ class Release:
         return said
 
     def mend(self) -> None:
-        """Bring the release to its ordinary values, if it is not there already."""
+        """Bring the release to its ordinary values, if it is not there already, and wait until it works."""
         if self._values != {} or not self.installed():
             self.upgrade()
+        self.wait_ready()
 
     def uninstall(self) -> None:
         """Remove the release; nothing happens if there is none."""
