@@ -1,0 +1,1 @@
+"""The Redis that patterns keep their state in: connection, scripts, names, leases."""

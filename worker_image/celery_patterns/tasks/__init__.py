@@ -1,0 +1,1 @@
+"""Tasks composed of policies: they keep their promises through ordinary ``delay`` and ``apply_async``."""

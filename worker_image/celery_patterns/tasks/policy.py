@@ -1,0 +1,280 @@
+"""The contract between a PatternTask and its policies: what a policy is asked, when, and what it may answer.
+
+A task's policies are asked in their fixed order (``Policy.order``), at these points:
+
+=====================  ==============  =====================================================================
+point                  where           what a policy overrides
+=====================  ==============  =====================================================================
+declaration            everywhere      ``bind``: check the options against the task
+publish                the publisher   ``publish``: let it go, change it, or answer without publishing
+before the run         pool process    ``admission`` (a part of one Lua script, all policies in one round trip),
+                                       then ``admitted`` (reads the script's reply), then ``before`` (anything else)
+after the run          pool process    ``settlement`` (all policies in one round trip), ``after`` (anything else)
+failure                pool process    ``on_failure``: try again, succeed after all, or no opinion
+no further try         pool process    ``given_up``: the task has failed for good
+process lost           main process    ``lost``: the pool process was killed, by a time limit or by the system
+=====================  ==============  =====================================================================
+
+A policy is an immutable value: whatever it remembers stands in the store. It decides; the task acts.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+# ------------------------------------------------------------------------------------------------------------ answers
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """The task may run, after ``wait`` seconds of waiting in place (short waits only: the slot stays taken)."""
+
+    wait: float = 0.0
+    fence: int | None = None
+    """A number that grows with every holder of what was admitted; pass it on to whatever can compare it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Not now: the message goes back and comes again after ``seconds``. Costs none of the task's retries."""
+
+    seconds: float
+    reason: str
+    """For people, and shown in the result while the task waits."""
+    give_up_after: float | None = None
+    """Once deferred for so many seconds in all, the task fails with TooLongDeferred. None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The task ends as a success with this result, without running."""
+
+    result: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The task ends without running and without success: its state becomes REVOKED with this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The task fails with this error, without running."""
+
+    error: Exception
+
+
+Decision = Admit | Defer | Skip | Drop | Refuse
+"""What a policy may say before the run. Anything but Admit ends the asking; what others took is given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """After a failure: run the task again in ``seconds``, under the same id. Costs one retry."""
+
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """After a failure: the task succeeds with this result after all (a fallback)."""
+
+    result: Any
+
+
+Remedy = Again | Instead
+"""What a policy may say to a failure; the first that has an opinion is followed."""
+
+
+class Outcome(enum.Enum):
+    """How one execution ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    """Failed, and there is no further try."""
+    RETRY = "retry"
+    """Failed, and comes again under the same id."""
+    DEFERRED = "deferred"
+    """Ended before it ran, and comes again (a later policy deferred it)."""
+    ENDED = "ended"
+    """Ended before it ran, for good (a later policy skipped, dropped or refused it)."""
+
+
+# ------------------------------------------------------------------------------------------------- what policies see
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One execution of a task: what came with the message, read once."""
+
+    task: Any
+    """The Celery task."""
+    id: str
+    token: str
+    """New for every delivery of a message: tells this execution from every other of the same id."""
+    arguments: Mapping[str, Any]
+    """The arguments by the names of the task's parameters, defaults filled in."""
+    attempt: int = 1
+    """1 for the first try; deferrals do not count."""
+    deferrals: int = 0
+    retries: int = 0
+    """Celery's own count: attempts - 1 + deferrals."""
+    redelivered: bool = False
+    """The broker took the message back from a worker before."""
+    first_at: float | None = None
+    """Seconds since the epoch at which the first try began; None if this is the first."""
+    worker: str = ""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return str(self.task.name)
+
+    @property
+    def holder(self) -> str:
+        """Names this execution as the holder of locks and claims (see ``celery_patterns.store.leases``)."""
+        return f"{self.id}|{self.token}"
+
+
+@dataclass(slots=True)
+class Publication:
+    """One message about to be published; policies may change it."""
+
+    task: Any
+    id: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    headers: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further options of ``apply_async``."""
+    retrying: bool = False
+    """The message is a retry or a deferral of one published before."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return str(self.task.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """At publish: nothing is sent, and the caller gets the result handle of this other task."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withhold:
+    """At publish: nothing is sent, and the caller's result handle says REVOKED with this reason."""
+
+    reason: str
+
+
+# --------------------------------------------------------------------------------------------- parts of one Lua script
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A policy's Lua, composed with that of the task's other policies into one script for each point.
+
+    Every chunk is the body of a function of ``K`` (the step's keys) and ``A`` (its arguments, strings). In scope:
+    ``now`` (ms, server's time), ``now_us``, ``HOLDER``, ``LEASE`` (ms), ``OUTCOME`` (settlement only: a value of
+    ``Outcome``), ``alive(holder)`` (its lease has not run out), ``num(x)`` (an integer as text, without exponent).
+
+    ``admit`` returns ``{0, ...}`` to admit and ``{n, ...}`` with n > 0 for anything else; the script stops there and
+    runs ``undo`` of every earlier policy. ``settle`` may return anything. Every key written gets a TTL.
+    """
+
+    name: str
+    admit: str
+    undo: str = ""
+    settle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The keys and arguments of one fragment for one call. Make keys with ``call.task.patterns.key(kind, name)``."""
+
+    fragment: Fragment
+    keys: tuple[str, ...]
+    arguments: tuple[str | int | float | bytes, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------------------ a policy
+
+
+class PolicyError(ValueError):
+    """An option of a policy is wrong: names the option, what was expected and what was given."""
+
+
+class Policy:
+    """The policy that lets everything pass; a real one overrides what it needs. Subclasses are frozen dataclasses."""
+
+    name: ClassVar[str] = "policy"
+    """Names the policy in messages, in ``explain`` and as the keyword of ``pattern_task(...)``."""
+    order: ClassVar[int] = 50
+    """Lower is asked earlier, so that the cheapest answer that ends the call comes first and what is scarce last:
+    payload 10, idempotent 20, singleton 30, bulkhead 40, circuit 50, rate limit 60, timeout 70, retry 80, fallback 85,
+    dead letter 90."""
+    needs_store: ClassVar[bool] = False
+    """Whether ``admission`` is used: the task then talks to the store before and after each run."""
+
+    def bind(self, task: Any) -> None:
+        """Check the options against the task, when it is declared.
+
+        Raises:
+            PolicyError: If they do not fit.
+        """
+
+    def publish(self, publication: Publication) -> Existing | Withhold | None:
+        """Before a message is published, in the publisher's process. None: it goes (changed or not)."""
+
+    def admission(self, call: Call) -> Step | None:
+        """Return this policy's part of the admission script; None if it has none for this call."""
+
+    def admitted(self, call: Call, reply: list[Any]) -> Decision:
+        """Read what ``Fragment.admit`` returned for this call."""
+        del call, reply
+        return Admit()
+
+    def before(self, call: Call) -> Decision:
+        """Decide by other means than the script, after every script has admitted. May talk to other systems."""
+        del call
+        return Admit()
+
+    def settlement(self, call: Call, outcome: Outcome, result: Any) -> Step | None:
+        """Return this policy's part of the settlement script (``Fragment.settle``); only if its admission admitted.
+
+        ``result`` is what the task returned (SUCCESS) or the exception (FAILURE, RETRY).
+        """
+
+    def after(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> None:
+        """After the run, by other means than the script, if ``before`` was asked and admitted. Seconds: run time."""
+
+    def on_failure(self, call: Call, error: BaseException) -> Remedy | None:
+        """The task raised. None: no opinion."""
+
+    def given_up(self, call: Call, error: BaseException) -> None:
+        """The task has failed for good; before its failure is stored."""
+
+    def lost(self, task: Any, request: Any, error: BaseException) -> None:
+        """In the worker's main process: the process that ran the task is gone, and there is no further try.
+
+        ``request`` is Celery's worker request; ``request.message`` is the original message.
+        """
+
+    def store_down(self, call: Call, error: Exception) -> Decision:
+        """The store does not answer, so the admission script did not run. Default: come again later."""
+        del call
+        return Defer(STORE_RETRY_SECONDS, f"the store does not answer: {error}")
+
+
+STORE_RETRY_SECONDS = 5.0
+"""How long a task waits that may not run without the store: about what a failover takes."""
