@@ -37,8 +37,9 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@touch $@
 
 .PHONY: system
-system: ## The servers and tools that tests start: redis-server, rabbitmq-server, helm
+system: $(VENV)/.installed ## The servers and tools that tests start: redis-server, rabbitmq-server, helm
 	@tests/install-servers
+	@$(HARNESS) helm >/dev/null
 
 .PHONY: lint
 lint: $(VENV)/.installed ## ruff, import-linter, stale generated files

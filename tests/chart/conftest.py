@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
 
-from harness.build import build
-from harness.layout import layout_for
-from harness.programs import HELM_PROGRAM
+from harness.guard import current_layout
+from harness.helm import find_helm
 from harness.progress import Progress
 from helm_chart import Helm
 
@@ -18,8 +13,4 @@ from helm_chart import Helm
 @pytest.fixture(scope="session")
 def helm() -> Helm:
     """The helm on PATH; else the cluster harness's, which is built once (about two minutes) and cached."""
-    found = shutil.which("helm")
-    if found:
-        return Helm(Path(found))
-    layout = layout_for(os.environ, root=os.geteuid() == 0)
-    return Helm(build(layout, Progress(), HELM_PROGRAM) / "helm")
+    return Helm(find_helm(current_layout(), Progress()))

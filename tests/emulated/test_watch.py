@@ -43,12 +43,8 @@ def api(kmock: kmock.KubernetesEmulator) -> kmock.KubernetesEmulator:
     """An API server that knows our three kinds."""
     kmock.resources.load_bundled()
     for plural, kind in KINDS.items():
-        kmock.resources[f"{PREFIX}/{plural}"] = {
-            "kind": kind,
-            "singular": kind.lower(),
-            "namespaced": True,
-            "verbs": VERBS,
-        }
+        resource = kmock.resources[f"{PREFIX}/{plural}"]
+        resource.kind, resource.singular, resource.namespaced, resource.verbs = kind, kind.lower(), True, VERBS
     return kmock
 
 

@@ -17,6 +17,7 @@ from harness.build import missing_programs
 from harness.buildah import Buildah
 from harness.errors import HarnessError
 from harness.guard import ForeignClusterError, current_layout, require_own_cluster
+from harness.helm import find_helm
 from harness.identity import Record
 from harness.image_list import DEFAULT_IMAGES
 from harness.layout import Layout
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument("names", nargs="*", metavar="IMAGE", help=f"by default: {' '.join(DEFAULT_IMAGES)}")
     status = commands.add_parser("status", help="what runs; exit code 0 if the cluster is ready")
     status.add_argument("--json", action="store_true")
+    commands.add_parser("helm", help="print the path of helm: the one on PATH, else one that is built for the cluster")
     commands.add_parser("kubeconfig", help="print the path of the kubeconfig")
     commands.add_parser("env", help='print export lines: eval "$(python -m harness env)"')
     execute = commands.add_parser("exec", help="run a command where Services and Pods can be reached")
@@ -157,7 +159,9 @@ def _run(arguments: argparse.Namespace, layout: Layout, progress: Progress) -> i
         _exec(layout, progress, words[1:] if words[:1] == ("--",) else words)
     else:
         with _alone(layout, progress):
-            if command == "images":
+            if command == "helm":
+                print(find_helm(layout, progress))  # noqa: T201 - this is the command's result
+            elif command == "images":
                 _images(layout, progress, arguments.names)
             else:
                 {"up": _up, "down": _down, "clean": _clean}[command](layout, progress)

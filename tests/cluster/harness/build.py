@@ -18,16 +18,14 @@ from harness.programs import (
     COREDNS_PROGRAM,
     NODE_PROGRAMS,
     Program,
-    parse_go_version,
-    required_go,
     version_key,
 )
 from harness.progress import Progress, Step
+from harness.toolchain import go_for
 
 _BUILD_WITHIN = timedelta(minutes=45)
 """The largest build takes 10 minutes on two cores; a loaded machine may need several times that."""
 
-_FIRST_GO_WITH_TOOLCHAINS = (1, 21, 0)
 _C_FLAGS = ("-O2", "-static", "-s", "-Wall", "-Werror")
 
 
@@ -35,20 +33,20 @@ def build(layout: Layout, progress: Progress, program: Program) -> Path:
     """Return the folder with a program's files, after building them if the cache lacks them.
 
     Raises:
-        HarnessError: Go is missing or too old, or the build failed.
+        HarnessError: There is no Go and none could be fetched, or the build failed.
     """
     module = HARNESS / "go" / program.name
     folder = _folder(layout, program, module)
     if _complete(folder, program):
         return folder
-    _check_go(module)
+    go = go_for(layout, progress, module)
     log = layout.build_logs / f"build-{program.name}.log"
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with progress.step(f"Building {program.name}") as step:
             run_logged(
-                ("go", "build", "-v", *program.flags(), f"-o={scratch}/", *program.packages),
+                (go, "build", "-v", *program.flags(), f"-o={scratch}/", *program.packages),
                 log=log,
                 within=_BUILD_WITHIN,
                 on_line=_GoOutput(step, program),
@@ -114,26 +112,6 @@ class _GoOutput:
         if self._last:
             counts.append(self._last[-60:])
         self._step.update(f"{', '.join(counts)}; about {self._program.minutes:g} min the first time on two cores")
-
-
-def _check_go(module: Path) -> None:
-    """Raise a HarnessError unless the Go on PATH can build a module."""
-    needed = required_go((module / "go.mod").read_text(encoding="utf-8"))
-    wanted = ".".join(str(part) for part in needed)
-    advice = (
-        f"Install Go {wanted} or newer (https://go.dev/dl/), or Go 1.21 or newer, which fetches the right toolchain "
-        "by itself unless GOTOOLCHAIN=local is set. On Debian 13 or newer `apt-get install golang` is enough."
-    )
-    if shutil.which("go") is None:
-        raise HarnessError(f"The node's programs are built with Go, and there is no `go` on PATH. {advice}")
-    # Asked outside of any module, so that go.mod's own demand cannot fail or fetch anything yet.
-    text = run(("go", "env", "GOVERSION", "GOTOOLCHAIN"), folder=Path("/"))
-    version, _, toolchain = text.partition("\n")
-    found = parse_go_version(version)
-    if found >= needed:
-        return
-    if found < _FIRST_GO_WITH_TOOLCHAINS or toolchain.strip() == "local":
-        raise HarnessError(f"`go` on PATH is {version}, and {wanted} is needed. {advice}")
 
 
 def build_pause(layout: Layout, progress: Progress) -> tuple[Path, str]:
