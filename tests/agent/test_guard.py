@@ -255,6 +255,17 @@ def test_acknowledged_message_waits_for_the_store(apart: Stage, once: Counter[st
         assert apart.ledger()[sent.task_id] == once
 
 
+def test_connection_that_the_store_closed_is_made_again_at_once(apart: Stage, once: Counter[str]) -> None:
+    with apart.worker() as worker:
+        first = apart.record(apart.identity("first"))
+        apart.wait_ledger(first.task_id, "finish")
+        apart.store.client_kill_filter(_type="normal", skipme=True)
+        second = apart.record(apart.identity("second"))
+        apart.wait_ledger(second.task_id, "finish")
+        assert apart.ledger()[second.task_id] == once
+        assert "cannot be claimed" not in worker.log()
+
+
 def test_key_prefix_of_the_result_backend_is_honoured(stage: Stage) -> None:
     """Celery appends an underscore to a prefix that ends in no separator; claims and channel follow it."""
     with stage.worker(pool="solo", env={"TEST_KEY_PREFIX": "shop"}) as worker:

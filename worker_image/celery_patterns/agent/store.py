@@ -7,53 +7,56 @@ a worker which was thought dead cannot disturb the one that took over.
 from __future__ import annotations
 
 import enum
+import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from redis.exceptions import ConnectionError, NoScriptError  # noqa: A004 - redis-py's, which is no OSError
 
 from celery_patterns import protocol
 
 CLAIM_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local lease, keep = tonumber(ARGV[4]), tonumber(ARGV[5])
-local record = redis.call('HMGET', KEYS[1], 'state', 'token', 'until')
+local record = redis.call('HMGET', KEYS[1], 'state', 'token', 'until', 'starts')
+local starts = 1
 if record[1] then
   if record[1] ~= 'running' then return {3, 0, 0} end
-  if record[2] == ARGV[1] then
-    redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + lease))
-    return {1, tonumber(redis.call('HGET', KEYS[1], 'starts')), 0}
+  starts = tonumber(record[4])
+  if record[2] ~= ARGV[1] then
+    local expiry = tonumber(record[3])
+    if expiry > now then return {2, expiry, expiry - now} end
+    starts = starts + 1
   end
-  local expiry = tonumber(record[3])
-  if expiry > now then return {2, expiry, expiry - now} end
 end
 if ARGV[6] == '0' and redis.call('EXISTS', KEYS[2]) == 1 then return {4, 0, 0} end
 redis.call('HSET', KEYS[1], 'state', 'running', 'token', ARGV[1], 'worker', ARGV[2], 'name', ARGV[3],
-           'until', string.format('%.0f', now + lease))
-local starts = redis.call('HINCRBY', KEYS[1], 'starts', 1)
-redis.call('EXPIRE', KEYS[1], keep)
+           'starts', starts, 'until', string.format('%.0f', now + ARGV[4]))
+redis.call('EXPIRE', KEYS[1], ARGV[5])
 return {1, starts, 0}
 """
 """KEYS: claim, result. ARGV: token, worker, task name, lease (ms), keep (s), 1 if the result was looked at.
 Returns {verdict, starts or until, ms left}."""
 
 CONCLUDE_SCRIPT = """
-local keep, lost = tonumber(ARGV[1]), 0
+local lost = 0
 for i, key in ipairs(KEYS) do
-  if redis.call('HGET', key, 'token') == ARGV[2 * i] then
-    if ARGV[2 * i + 1] == 'release' then
+  if redis.call('HGET', key, 'token') == ARGV[2 * i - 1] then
+    if ARGV[2 * i] == 'release' then
       redis.call('HSET', key, 'until', '0')
     else
-      redis.call('HSET', key, 'state', ARGV[2 * i + 1])
+      redis.call('HSET', key, 'state', ARGV[2 * i])
     end
-    redis.call('EXPIRE', key, keep)
   else
     lost = lost + 1
   end
 end
 return lost
 """
-"""KEYS: claims. ARGV: keep (s), then for each claim its token and its new state, or 'release'."""
+"""KEYS: claims. ARGV: for each claim its token and its new state, or 'release'. The keys' time to live was set when
+they were claimed or last renewed, which is at most a third of a lease ago."""
 
 RENEW_SCRIPT = """
 local time = redis.call('TIME')
@@ -142,7 +145,8 @@ class ClaimStore:
             parameters["socket_connect_timeout"] = SOCKET_SECONDS
         self.client = backend._create_client(**parameters)  # noqa: SLF001 - the way its own client is made
         self.channel = protocol.announce_channel(int(backend.connparams.get("db") or 0), self.key_prefix)
-        self._claim = self.client.register_script(CLAIM_SCRIPT)
+        self._claim_sha = hashlib.sha1(CLAIM_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+        self._claiming = threading.local()
         self._conclude = self.client.register_script(CONCLUDE_SCRIPT)
         self._renew = self.client.register_script(RENEW_SCRIPT)
         self._record_done = self.client.register_script(RECORD_DONE_SCRIPT)
@@ -155,18 +159,31 @@ class ClaimStore:
         self, task_id: str, retries: int, *, token: str, worker: str, name: str, result_seen: bool
     ) -> ClaimAnswer:
         """Try to take the attempt for the delivery ``token``; asking twice with one token is harmless."""
-        keys = [self.key(task_id, retries), self._backend.get_key_for_task(task_id)]
-        arguments = [token, worker, name, self._lease_ms, protocol.CLAIM_KEEP_SECONDS, int(result_seen)]
-        verdict, number, left = self._claim(keys=keys, args=arguments)
+        key, result_key = self.key(task_id, retries), self._backend.get_key_for_task(task_id)
+        verdict, number, left = self._ask_to_claim(
+            2, key, result_key, token, worker, name, self._lease_ms, protocol.CLAIM_KEEP_SECONDS, int(result_seen)
+        )
         if verdict == Verdict.CLAIMED:
             return ClaimAnswer(Verdict.CLAIMED, starts=number)
         return ClaimAnswer(Verdict(verdict), until_ms=number, left_ms=left)
 
+    def _ask_to_claim(self, *arguments: Any) -> Any:
+        """Run the claim's script on a connection that this thread keeps.
+
+        Every workflow's task waits for this one answer, and the driver's pool and metrics would triple its cost. A
+        kept connection may have been closed by the server meanwhile, which shows only now: so it is tried twice.
+        """
+        connection = getattr(self._claiming, "connection", None)
+        if connection is None:
+            connection = self._claiming.connection = self.client.connection_pool.get_connection()
+        try:
+            return _evaluate(connection, self._claim_sha, arguments)
+        except ConnectionError:
+            return _evaluate(connection, self._claim_sha, arguments)
+
     def conclude(self, claims: Sequence[tuple[str, str, str]]) -> int:
         """Write (key, token, new state or RELEASE) for each; returns how many belonged to another delivery by now."""
-        arguments: list[Any] = [protocol.CLAIM_KEEP_SECONDS]
-        for _, token, state in claims:
-            arguments += [token, state]
+        arguments = [argument for _, token, state in claims for argument in (token, state)]
         return int(self._conclude(keys=[key for key, _, _ in claims], args=arguments))
 
     def renew(self, claims: Sequence[tuple[str, str]]) -> list[int]:
@@ -199,7 +216,22 @@ class ClaimStore:
     def prepare(self) -> None:
         """Connect and load the scripts, so that the first task need not."""
         self.client.script_load(CLAIM_SCRIPT)
+        self._claiming.connection = self.client.connection_pool.get_connection()
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
+
+
+def _evaluate(connection: Any, sha: str, arguments: tuple[Any, ...]) -> Any:
+    try:
+        connection.send_command("EVALSHA", sha, *arguments)
+        try:
+            return connection.read_response()
+        except NoScriptError:
+            connection.send_command("EVAL", CLAIM_SCRIPT, *arguments)
+            return connection.read_response()
+    except BaseException:
+        # Whatever cut it short, an answer may still be under way: the connection must not be used again with it.
+        connection.disconnect()
+        raise
