@@ -59,7 +59,7 @@ async def operate(settings: Settings) -> None:
             ObjectKey(settings.lease_namespace, settings.lease_name),
             identity,
             clock=clock,
-            times=LeaseTimes(duration=float(settings.lease_duration_seconds)),
+            times=LeaseTimes.of_duration(settings.lease_duration_seconds),
         )
         health = HealthServer(ready=lambda: None, registry=metrics.registry, port=settings.http_port)
         await health.start()
@@ -99,6 +99,7 @@ async def lead(
         apps=apps,
         clock=clock,
         reached=ending_at(settings.failpoint, settings.failpoint_hits),
+        metrics=metrics,
     )
     stack.push_async_callback(workflows.close)
     pools = PoolReconciler(
@@ -108,11 +109,15 @@ async def lead(
         apps=apps,
         clock=clock,
         worker_image=settings.worker_image,
+        metrics=metrics,
     )
     app_status = AppReconciler(cluster=cluster, connections=connections, apps=apps, clock=clock)
-    controller = Controller(reconcilers={"CeleryApp": app_status, "CeleryWorkerPool": pools}, workflows=workflows)
+    controller = Controller(
+        reconcilers={"CeleryApp": app_status, "CeleryWorkerPool": pools}, workflows=workflows, metrics=metrics
+    )
     stack.push_async_callback(controller.close)
     metrics.leads(leads=True)
+    metrics.watch_workflows(lambda: workflows.active)
     watching = asyncio.create_task(
         watch(
             lambda kind, manifest, deleted: controller.observe(kind, manifest, deleted=deleted),

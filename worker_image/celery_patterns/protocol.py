@@ -330,7 +330,8 @@ def redis_priority(priority: int) -> int:
     return 9 - priority
 
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s]*@", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s\"']*@", re.IGNORECASE)
+"""Up to the last @ of the word: a password may hold what should have been escaped."""
 
 
 def mask_url(text: str) -> str:

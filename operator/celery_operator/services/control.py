@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from celery_operator.domain.errors import DependencyError
-from celery_operator.services.ports import Manifest, ObjectKey
+from celery_operator.services.ports import Manifest, Metrics, NoMetrics, ObjectKey
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,10 @@ class _Kept:
 class Controller:
     """The operator's objects and their loops."""
 
-    def __init__(self, *, reconcilers: dict[str, Reconciler], workflows: Engine) -> None:
+    def __init__(
+        self, *, reconcilers: dict[str, Reconciler], workflows: Engine, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or NoMetrics()
         self._reconcilers = reconcilers
         self._workflows = workflows
         self._kept: dict[tuple[str, ObjectKey], _Kept] = {}
@@ -117,8 +120,7 @@ class Controller:
         while True:
             kept.wake.clear()
             try:
-                async with self._slots:
-                    delay = await self._reconcilers[kind].reconcile(kept.manifest)
+                delay = await self._reconcile(kind, kept)
                 retry = FIRST_RETRY
             except DependencyError as error:
                 log.warning("reconcile postponed", kind=kind, object=str(key), why=error.message, seconds=retry.seconds)
@@ -128,6 +130,17 @@ class Controller:
                 delay, retry = retry, min(retry * 2, LONGEST_RETRY)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(kept.wake.wait(), delay.total_seconds())
+
+    async def _reconcile(self, kind: str, kept: _Kept) -> timedelta:
+        async with self._slots:
+            time = asyncio.get_running_loop().time
+            began, failed = time(), True
+            try:
+                delay = await self._reconcilers[kind].reconcile(kept.manifest)
+                failed = False
+            finally:
+                self._metrics.reconciled(kind, time() - began, failed=failed)
+            return delay
 
 
 def _older(one: Manifest, other: Manifest) -> bool:

@@ -41,7 +41,16 @@ from celery_operator.domain.pools.plan import SOON, Plan, plan_pool
 from celery_operator.domain.pools.report import Subject, Verdict, differs_only_in_counts, pool_status
 from celery_operator.services.apps import AppResolver, without_url
 from celery_operator.services.pool_acceptance import AcceptedPool, PoolAcceptance, PoolLook, is_ours
-from celery_operator.services.ports import Clock, Cluster, Connections, Manifest, ObjectKey, WorkerAgents
+from celery_operator.services.ports import (
+    Clock,
+    Cluster,
+    Connections,
+    Manifest,
+    Metrics,
+    NoMetrics,
+    ObjectKey,
+    WorkerAgents,
+)
 from celery_operator.services.status import StatusKeeper
 from celery_patterns.protocol import new_token
 
@@ -76,7 +85,9 @@ class PoolReconciler:
         apps: AppResolver,
         clock: Clock,
         worker_image: str,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or NoMetrics()
         self._cluster = cluster
         self._connections = connections
         self._agents = agents
@@ -129,6 +140,7 @@ class PoolReconciler:
         """Drop what is remembered about a deleted pool; Kubernetes removes what it owned."""
         self._acceptance.forget(key)
         self._status.forget(key)
+        self._metrics.forget_pool(key)
 
     # ------------------------------------------------------------------------------------------------------- observe
 
@@ -268,7 +280,10 @@ class PoolReconciler:
         self, look: PoolLook, spec: WorkerPoolSpec | None, observed: ObservedPool, plan: Plan | None, verdict: Verdict
     ) -> WorkerPoolStatus:
         subject = Subject(look.key.name, look.generation, _previous(look.manifest))
-        return pool_status(subject, spec, observed, plan, verdict, now=self._clock.now())
+        status = pool_status(subject, spec, observed, plan, verdict, now=self._clock.now())
+        waiting: dict[str, int | None] = {queue.name: queue.waiting for queue in status.queues}
+        self._metrics.pool(look.key, desired_replicas=status.desired_replicas, waiting=waiting)
+        return status
 
     async def _write(self, look: PoolLook, status: WorkerPoolStatus) -> bool:
         """Write the status if it says something new; mere counts only now and then. False: look again."""

@@ -186,3 +186,39 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Return seconds that never run backwards and go on while the process is stopped (CLOCK_BOOTTIME)."""
         ...
+
+
+class Metrics(Protocol):
+    """What the operator tells about itself. Calls cost next to nothing and never raise."""
+
+    def reconciled(self, kind: str, seconds: float, *, failed: bool) -> None:
+        """Note one reconcile of a kind."""
+        ...
+
+    def published(self, tasks: int) -> None:
+        """Note so many published messages."""
+        ...
+
+    def pool(self, key: ObjectKey, *, desired_replicas: int, waiting: Mapping[str, int | None]) -> None:
+        """Note what a pool is meant to have and what waits in its queues (None: unknown)."""
+        ...
+
+    def forget_pool(self, key: ObjectKey) -> None:
+        """Remove a deleted pool's series."""
+        ...
+
+
+class NoMetrics:
+    """The port ``Metrics`` where nobody reads them: local mode."""
+
+    def reconciled(self, kind: str, seconds: float, *, failed: bool) -> None:
+        """See the port."""
+
+    def published(self, tasks: int) -> None:
+        """See the port."""
+
+    def pool(self, key: ObjectKey, *, desired_replicas: int, waiting: Mapping[str, int | None]) -> None:
+        """See the port."""
+
+    def forget_pool(self, key: ObjectKey) -> None:
+        """See the port."""

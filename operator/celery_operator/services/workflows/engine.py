@@ -19,7 +19,16 @@ from celery_operator.domain.workflows.report import report
 from celery_operator.domain.workflows.state import RunState, initial_state
 from celery_operator.services.apps import AppResolver
 from celery_operator.services.failpoints import Reached, never
-from celery_operator.services.ports import Clock, Cluster, Connections, Manifest, ObjectKey, ResultBackend
+from celery_operator.services.ports import (
+    Clock,
+    Cluster,
+    Connections,
+    Manifest,
+    Metrics,
+    NoMetrics,
+    ObjectKey,
+    ResultBackend,
+)
 from celery_operator.services.spec_errors import spec_error
 from celery_operator.services.workflows.checkpoint import read_checkpoint
 from celery_operator.services.workflows.listener import BackendListener
@@ -55,7 +64,9 @@ class WorkflowEngine:
         apps: AppResolver,
         clock: Clock,
         reached: Reached = never,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or NoMetrics()
         self._cluster = cluster
         self._connections = connections
         self._apps = apps
@@ -173,6 +184,7 @@ class WorkflowEngine:
                 writer=writer,
                 clock=self._clock,
                 reached=self._reached,
+                metrics=self._metrics,
             ),
         )
 

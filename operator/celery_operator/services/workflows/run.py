@@ -23,7 +23,7 @@ from celery_operator.domain.workflows.plan import Fetch, Finish, Observed, Outco
 from celery_operator.domain.workflows.report import Reachability, Stall, report
 from celery_operator.domain.workflows.state import RunState
 from celery_operator.services.failpoints import Failpoint, Reached
-from celery_operator.services.ports import Broker, Clock, Cluster, ObjectKey
+from celery_operator.services.ports import Broker, Clock, Cluster, Metrics, ObjectKey
 from celery_operator.services.workflows.checkpoint import (
     CHECKPOINT_INTERVAL,
     FIRST_CHECKPOINT_AFTER,
@@ -65,6 +65,7 @@ class Ports:
     writer: StatusWriter
     clock: Clock
     reached: Reached
+    metrics: Metrics
 
 
 @dataclass(slots=True)
@@ -239,6 +240,7 @@ class WorkflowRun:
             self._agenda.publish = now + self._publish_backoff
             self._publish_backoff = min(self._publish_backoff * 2, LONGEST_INTERVAL)
             return
+        self._ports.metrics.published(len(self._unpublished))
         self._unpublished.clear()
         self._reachable["broker"] = Reachability.up()
         self._agenda.publish = None
