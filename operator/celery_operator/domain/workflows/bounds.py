@@ -16,8 +16,8 @@ _KEPT_FIRST = {"Failed": 0, "Running": 1, "Revoked": 2, "Pending": 3, "Skipped":
 
 
 def size_of(model: ApiModel) -> int:
-    """Return the bytes of a model as JSON."""
-    text = json.dumps(model.to_resource(), ensure_ascii=False, separators=(",", ":"))
+    """Return the bytes of a model as JSON, with the spaces that some writers add."""
+    text = json.dumps(model.to_resource(), ensure_ascii=False)
     return len(text.encode(errors="surrogatepass"))
 
 
@@ -46,7 +46,7 @@ def _fewer_steps(status: WorkflowStatus) -> WorkflowStatus:
     room = STATUS_BYTES - size_of(status.model_copy(update={"steps": []}))
     kept: list[tuple[int, StepStatus]] = []
     for number, each in sorted(enumerate(status.steps), key=lambda pair: (_KEPT_FIRST[pair[1].state], pair[0])):
-        room -= size_of(each) + 1
+        room -= size_of(each) + len(", ")
         if room < 0:
             break
         kept.append((number, each))

@@ -186,7 +186,8 @@ def run_to_end(
             seen.add(message.identity.task_id)
         published.extend(plan.publish)
         world.waiting.extend(plan.publish)
-        assert sum(each.active for each in state.steps.values()) <= world.policy.parallelism
+        if plan.publish:
+            assert sum(each.active for each in state.steps.values()) <= world.policy.parallelism
         if plan.finished is not None:
             return Ended(state, plan.finished, published)
         outcomes = _happen(world, luck, noise=noise)
@@ -199,15 +200,20 @@ def run_to_end(
             saved = to_checkpoint(state)
         if not outcomes and not values and not plan.more:
             outcomes = world.sweep(state)
-            if not outcomes and not plan.publish and not world.waiting:
-                later = advance(
-                    world.graph, state, Observed(), now=world.now, uid=UID, suspended=False, policy=world.policy
-                )
-                if later.publish or later.fetch or later.finished or later.state is not state:
-                    continue
-                assert plan.wake_at is not None, f"the run hangs: {state}"
-                world.now = max(world.now, plan.wake_at)
+            if not outcomes and not plan.publish:
+                _pass_time(world, state, plan)
     raise AssertionError(f"the run does not end: {state}")
+
+
+def _pass_time(world: World, state: RunState, plan: Plan) -> None:
+    """Move on to when the plan wants to be called again, if nothing else can happen any more."""
+    if world.waiting:
+        return
+    again = step(world.graph, state, now=world.now, policy=world.policy)
+    if again.publish or again.fetch or again.finished or again.state is not state:
+        return  # the state went through a checkpoint since this plan
+    assert plan.wake_at is not None, f"the run hangs: {state}"
+    world.now = max(world.now, plan.wake_at)
 
 
 def _happen(world: World, luck: random.Random, *, noise: bool) -> list[Outcome]:
