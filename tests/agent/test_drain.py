@@ -29,9 +29,17 @@ def run_hook(worker: Worker, seconds: float) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
 
 
+VICTIMS = (
+    ("prefork", ["--prefetch-multiplier", "4"]),
+    ("prefork", ["--disable-prefetch"]),  # kombu then holds a message that it has popped and not delivered
+    ("threads", ["--prefetch-multiplier", "4"]),
+    ("solo", []),
+)
+
+
 @pytest.mark.parametrize("task", ["examples.ledger.record", "examples.ledger.record_early"])
 def test_draining_under_load_loses_and_repeats_nothing(stage: Stage, task: str, once: Counter[str]) -> None:
-    """Three workers in turn are drained and killed while messages keep coming; late and early acknowledgement.
+    """Four workers in turn are drained and killed while messages keep coming; late and early acknowledgement.
 
     Every second message is no workflow's, so that the guard cannot hide a repetition.
     """
@@ -53,8 +61,8 @@ def test_draining_under_load_loses_and_repeats_nothing(stage: Stage, task: str, 
         publisher = threading.Thread(target=publish)
         publisher.start()
         try:
-            for pool in ("prefork", "threads", "solo"):
-                with stage.worker(concurrency=2, pool=pool, arguments=["--prefetch-multiplier", "4"]) as victim:
+            for pool, arguments in VICTIMS:
+                with stage.worker(concurrency=2, pool=pool, arguments=arguments) as victim:
                     eventually(lambda victim=victim: victim.state().finished.get("SUCCESS", 0) > 20)  # type: ignore[misc]
                     victim.drain()
                     eventually(lambda victim=victim: victim.state().drained, what=victim.log)  # type: ignore[misc]
