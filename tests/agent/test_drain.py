@@ -29,7 +29,7 @@ def run_hook(worker: Worker, seconds: float) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
 
 
-VICTIMS = (
+VICTIMS: tuple[tuple[str, list[str]], ...] = (
     ("prefork", ["--prefetch-multiplier", "4"]),
     ("prefork", ["--disable-prefetch"]),  # kombu then holds a message that it has popped and not delivered
     ("threads", ["--prefetch-multiplier", "4"]),
