@@ -32,7 +32,9 @@ from celery_operator.services.ports import (
 from celery_operator.services.spec_errors import spec_error
 from celery_operator.services.workflows.checkpoint import read_checkpoint
 from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.pace import Pace
 from celery_operator.services.workflows.run import Ports, WorkflowRun
+from celery_operator.services.workflows.shared_apps import SharedApps
 from celery_operator.services.workflows.status import StatusWriter
 
 log = structlog.get_logger(__name__)
@@ -69,7 +71,8 @@ class WorkflowEngine:
         self._metrics = metrics or NoMetrics()
         self._cluster = cluster
         self._connections = connections
-        self._apps = apps
+        self._apps = SharedApps(apps, clock)
+        self._pace = Pace()
         self._clock = clock
         self._reached = reached
         self._known: dict[ObjectKey, _Known] = {}
@@ -185,6 +188,7 @@ class WorkflowEngine:
                 clock=self._clock,
                 reached=self._reached,
                 metrics=self._metrics,
+                pace=self._pace,
             ),
         )
 

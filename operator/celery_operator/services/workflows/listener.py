@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from datetime import datetime
 from typing import Protocol
 
 from celery_operator.domain.workflows.plan import Outcome, OutcomeState
@@ -32,7 +33,7 @@ def failure_state(exception: str) -> OutcomeState:
     return "lost" if exception in LOST_EXCEPTIONS else "failed"
 
 
-def to_outcome(announcement: Announcement, clock: Clock) -> Outcome | None:
+def to_outcome(announcement: Announcement, now: datetime) -> Outcome | None:
     """Translate what a worker says into what a planner observes; None for a state this operator does not know."""
     state = failure_state(announcement.exception) if announcement.state == FAILURE else _STATES.get(announcement.state)
     if state is None:
@@ -49,7 +50,7 @@ def to_outcome(announcement: Announcement, clock: Clock) -> Outcome | None:
         exception=announcement.exception,
         message=announcement.message,
         worker=announcement.worker,
-        time=clock.now(),
+        time=now,
     )
 
 
@@ -105,13 +106,14 @@ class BackendListener:
             self._deliver(batch)
 
     def _deliver(self, batch: tuple[Announcement, ...]) -> None:
+        now = self._clock.now()
         by_uid: dict[str, list[Outcome]] = defaultdict(list)
         for announcement in batch:
             identity = announcement.identity
             run = self._runs.get(identity.uid)
             if run is None or identity.run != run.run_number:
                 continue
-            outcome = to_outcome(announcement, self._clock)
+            outcome = to_outcome(announcement, now)
             if outcome is not None:
                 by_uid[identity.uid].append(outcome)
         for uid, outcomes in by_uid.items():

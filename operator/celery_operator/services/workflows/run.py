@@ -31,8 +31,10 @@ from celery_operator.services.workflows.checkpoint import (
     checkpoint_manifest,
 )
 from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.pace import Pace
 from celery_operator.services.workflows.status import FIRST_WRITE_AFTER, WRITE_INTERVAL, StatusWriter
 from celery_operator.services.workflows.sweep import (
+    BUSY_INTERVAL,
     FIRST_INTERVAL,
     LONGEST_INTERVAL,
     SLICE,
@@ -66,6 +68,7 @@ class Ports:
     clock: Clock
     reached: Reached
     metrics: Metrics
+    pace: Pace
 
 
 @dataclass(slots=True)
@@ -73,6 +76,8 @@ class _Agenda:
     """When the next thing of each sort is due, whatever else happens."""
 
     sweep: datetime
+    swept: datetime
+    """When the last sweep began, or the run."""
     status: datetime
     checkpoint: datetime
     publish: datetime | None = None
@@ -111,8 +116,9 @@ class WorkflowRun:
         now = ports.clock.now()
         self._agenda = _Agenda(
             sweep=now if adopted else now + FIRST_INTERVAL,
-            status=now + FIRST_WRITE_AFTER,
-            checkpoint=now + FIRST_CHECKPOINT_AFTER,
+            swept=now,
+            status=now + ports.pace.status(FIRST_WRITE_AFTER),
+            checkpoint=now + ports.pace.checkpoint(FIRST_CHECKPOINT_AFTER),
             progress=now,
         )
         self._wake = asyncio.Event()
@@ -133,8 +139,11 @@ class WorkflowRun:
     def hear(self, outcomes: list[Outcome]) -> None:
         """Take note of what happened to tasks of this run."""
         self._inbox.extend(outcomes)
-        self._agenda.progress = self._ports.clock.now()
-        self._agenda.sweep_interval = FIRST_INTERVAL
+        now, agenda = self._ports.clock.now(), self._agenda
+        agenda.progress = now
+        agenda.sweep_interval = FIRST_INTERVAL
+        if agenda.sweep > now:  # one that is due, or half done, is not put off
+            agenda.sweep = min(now + FIRST_INTERVAL, agenda.swept + BUSY_INTERVAL)
         self._wake.set()
 
     def look_again(self) -> None:
@@ -154,11 +163,14 @@ class WorkflowRun:
 
     async def drive(self) -> None:
         """Run to the end and report it. Raises Gone if the workflow is deleted meanwhile."""
+        pace = self._ports.pace
+        pace.enter()
         self._ports.listener.add(self.uid, self)
         try:
             finish = await self._advance_to_the_end()
             await self._conclude(finish)
         finally:
+            pace.leave()
             self._ports.listener.remove(self.uid)
             if self._writing is not None:
                 self._writing.cancel()
@@ -302,6 +314,8 @@ class WorkflowRun:
     async def _sweep(self, now: datetime) -> None:
         self._news = True
         agenda = self._agenda
+        if self._swept_to is None:
+            agenda.swept = now
         tasks = list(outstanding(self._graph, self._state, uid=self.uid, limit=SLICE, after=self._swept_to))
         self._swept_to = (tasks[-1].step, tasks[-1].index) if len(tasks) == SLICE else None
         try:
@@ -374,7 +388,7 @@ class WorkflowRun:
         if not self._news or now < self._agenda.status or self._writing is not None:
             return
         self._news = False
-        self._agenda.status = now + WRITE_INTERVAL
+        self._agenda.status = now + self._ports.pace.status(WRITE_INTERVAL)
         self._writing = asyncio.create_task(self._write(self._report()), name=f"status {self.key}")
 
     async def _write(self, status: WorkflowStatus) -> None:
@@ -387,7 +401,7 @@ class WorkflowRun:
             log.warning("status postponed", workflow=str(self.key), why=error.message)
 
     async def _write_checkpoint(self, now: datetime) -> None:
-        self._agenda.checkpoint = now + CHECKPOINT_INTERVAL
+        self._agenda.checkpoint = now + self._ports.pace.checkpoint(CHECKPOINT_INTERVAL)
         self._ports.reached(Failpoint.BEFORE_CHECKPOINT)
         manifest = checkpoint_manifest(self.key, self.uid, self._graph, self._state)
         try:

@@ -15,6 +15,9 @@ from celery_operator.services.workflows.listener import failure_state
 FIRST_INTERVAL = timedelta(seconds=1)
 """After the last sign of progress: soon, for what was missed in the moment of a reconnection."""
 
+BUSY_INTERVAL = timedelta(seconds=5)
+"""While there is progress all the time: what was missed among much that was heard can wait so long."""
+
 LONGEST_INTERVAL = timedelta(seconds=30)
 """In a long step. With workers that announce, a sweep finds nothing; this bounds the rare case that it does."""
 
