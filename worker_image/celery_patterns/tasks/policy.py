@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from celery_patterns.store import names
+
 # ------------------------------------------------------------------------------------------------------------ answers
 
 
@@ -131,6 +133,10 @@ class Call:
     first_at: float | None = None
     """Seconds since the epoch at which the first try began; None if this is the first."""
     worker: str = ""
+    deferred: float = 0.0
+    """Seconds for which it has been deferred since it ran last."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What a policy learns in ``admitted`` and needs in ``settlement``, under the policy's name."""
 
     @property
     def name(self) -> str:
@@ -140,7 +146,7 @@ class Call:
     @property
     def holder(self) -> str:
         """Names this execution as the holder of locks and claims (see ``celery_patterns.store.leases``)."""
-        return f"{self.id}|{self.token}"
+        return f"{names.shorten(self.id)}|{self.token}"
 
 
 @dataclass(slots=True)
@@ -236,6 +242,9 @@ class Policy:
     def publish(self, publication: Publication) -> Existing | Withhold | None:
         """Before a message is published, in the publisher's process. None: it goes (changed or not)."""
 
+    def unpublished(self, publication: Publication) -> None:
+        """The broker did not take a message that this policy had let go: give back what ``publish`` took."""
+
     def admission(self, call: Call) -> Step | None:
         """Return this policy's part of the admission script; None if it has none for this call."""
 
@@ -249,11 +258,14 @@ class Policy:
         del call
         return Admit()
 
-    def settlement(self, call: Call, outcome: Outcome, result: Any) -> Step | None:
+    def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step | None:
         """Return this policy's part of the settlement script (``Fragment.settle``); only if its admission admitted.
 
-        ``result`` is what the task returned (SUCCESS) or the exception (FAILURE, RETRY).
+        ``result`` is what the task returned (SUCCESS) or the exception (FAILURE, RETRY); ``seconds`` how long it ran.
         """
+
+    def settled(self, call: Call, outcome: Outcome, reply: Any) -> Defer | None:
+        """Read what ``Fragment.settle`` returned. Defer: what ran does not count, and the task comes again."""
 
     def after(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> None:
         """After the run, by other means than the script, if ``before`` was asked and admitted. Seconds: run time."""

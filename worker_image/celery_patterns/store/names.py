@@ -1,0 +1,28 @@
+"""Names of keys: ``{<prefix>}:<kind>:<name>``."""
+
+from __future__ import annotations
+
+import hashlib
+
+LONGEST = 200
+"""Characters of a name that are kept as they are; longer ones end in a hash, so that keys stay small and readable."""
+
+_HASH_CHARACTERS = 32
+
+
+def key(prefix: str, kind: str, name: str) -> str:
+    """Return the key of one thing. The braces put all keys of a prefix into one slot of a Redis Cluster."""
+    return f"{{{prefix}}}:{kind}:{shorten(name)}"
+
+
+def shorten(name: str) -> str:
+    """Return the name, or its beginning and a hash of all of it if it is long."""
+    if len(name) <= LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_CHARACTERS]
+    return f"{name[: LONGEST - _HASH_CHARACTERS - 1]}~{digest}"
+
+
+def quote(value: str) -> str:
+    """Return a value so that it can stand in a name between colons: two different pairs never give one name."""
+    return value.replace("%", "%25").replace(":", "%3A").replace("|", "%7C")

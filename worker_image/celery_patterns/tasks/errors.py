@@ -1,0 +1,43 @@
+"""How tasks under policies fail, beside the ways of their own."""
+
+from __future__ import annotations
+
+
+class TaskRefused(Exception):  # noqa: N818 - the base of what policies say; each says why
+    """A policy let the task not run."""
+
+
+class DuplicateCall(TaskRefused):
+    """A call with the same key runs, waits or has run, and the policy says that this is an error."""
+
+
+class RateExceeded(TaskRefused):
+    """The rate limit is used up, and the policy says that this is an error."""
+
+
+class CircuitOpen(TaskRefused):
+    """The circuit breaker is open, and the policy says that this is an error."""
+
+
+class TooLongDeferred(TaskRefused):
+    """The task was deferred for longer than its policy allows."""
+
+
+class PayloadUnavailable(TaskRefused):
+    """An argument was stored apart from the message, and is not there any more."""
+
+
+class PayloadTooLarge(ValueError):
+    """A message is larger than the policy allows, and no place to store it apart is configured."""
+
+
+class Cancelled(Exception):  # noqa: N818 - like asyncio's CancelledError, it is no fault
+    """The task was asked to stop, and did at a heartbeat."""
+
+
+class DeadlineExceeded(TimeoutError):
+    """The task's time was over, and it stopped at a heartbeat."""
+
+
+class LeaseLost(Exception):  # noqa: N818 - see above
+    """Another execution of this task has begun: this one was thought dead."""

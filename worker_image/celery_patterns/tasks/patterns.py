@@ -1,0 +1,64 @@
+"""What the patterns of one application share: its store, its settings, the leases of its workers."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from celery_patterns.store import Store, StoreSettings
+from celery_patterns.tasks.renewer import Renewer
+
+ATTRIBUTE = "celery_patterns"
+"""Of a Celery application: its Patterns."""
+
+_lock = threading.Lock()
+
+
+class Patterns:
+    """The patterns of one application.
+
+    Args:
+        app: The Celery application.
+        settings: Where state lies; None: read from the application's configuration and the environment at first use.
+    """
+
+    def __init__(self, app: Any, settings: StoreSettings | None = None) -> None:
+        self.app = app
+        self._settings = settings
+        self._store: Store | None = None
+        self._renewer: Renewer | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store; it connects when it is first asked something."""
+        if self._store is None:
+            with _lock:
+                if self._store is None:
+                    self._store = Store(self.app, self._settings)
+        return self._store
+
+    @property
+    def renewer(self) -> Renewer:
+        """Renews leases in the worker's main process."""
+        if self._renewer is None:
+            store = self.store
+            with _lock:
+                if self._renewer is None:
+                    self._renewer = Renewer(store)
+        return self._renewer
+
+    def key(self, kind: str, name: str) -> str:
+        """Return the key of one thing."""
+        return self.store.key(kind, name)
+
+
+def patterns_of(app: Any) -> Patterns:
+    """Return an application's Patterns, made at the first call."""
+    found = getattr(app, ATTRIBUTE, None)
+    if found is None:
+        with _lock:
+            found = getattr(app, ATTRIBUTE, None)
+            if found is None:
+                found = Patterns(app)
+                setattr(app, ATTRIBUTE, found)
+    return found  # type: ignore[no-any-return]
