@@ -1,0 +1,39 @@
+"""A real Redis for each module, emptied for each test, and stores on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+
+from celery_patterns.store import Store, StoreSettings
+from patterns.resilience.clocked import ClockedStore
+from servers import RedisServer, redis_server
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(redis: RedisServer) -> Iterator[Store]:
+    """A store as applications have it, on an empty server."""
+    with Celery("test", set_as_current=False) as app:
+        store = Store(app, StoreSettings(url=redis.url(3)))
+        store.client.flushall()
+        yield store
+        store.close()
+
+
+@pytest.fixture
+def clocked(redis: RedisServer) -> Iterator[ClockedStore]:
+    """A store whose scripts see a time that the test sets, on an empty server."""
+    with Celery("test", set_as_current=False) as app:
+        store = ClockedStore(app, StoreSettings(url=redis.url(3)))
+        store.client.flushall()
+        store.set_clock(1_800_000_000_000)
+        yield store
+        store.close()

@@ -1,0 +1,48 @@
+"""Every code block of the pages about resilience runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from celery_patterns.store import settings
+from servers import RedisServer
+
+DOCS = Path(__file__).parents[3] / "docs" / "patterns"
+PAGES = ["errors.md"]
+
+
+def blocks(page: str, language: str) -> list[tuple[int, str]]:
+    """Return (line, text) of each block of a page."""
+    text = (DOCS / page).read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start()].count("\n") + 2, match[1]) for match in found]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_of_a_page_run_one_after_the_other(page: str, redis: RedisServer, tmp_path: Path) -> None:
+    with redis.client() as client:
+        client.flushall()
+    found = blocks(page, "python")
+    assert found, "the page has no code"
+    source = ""
+    for line, text in found:
+        # Blank lines before it give its errors the line numbers of the page.
+        source += "\n" * (line - 1 - source.count("\n")) + text
+    program = tmp_path / f"{page.removesuffix('.md').replace('-', '_')}.py"
+    program.write_text(source)
+    environment = {
+        **os.environ,
+        settings.ENV_URL: redis.url(3),
+        "CELERY_BROKER_URL": redis.url(0),
+        "CELERY_RESULT_BACKEND": redis.url(1),
+    }
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, f"{page}:\n{done.stderr}"

@@ -1,0 +1,146 @@
+"""A budget of retries for a whole fleet: a dependency that is down is not asked ten times as often as one that is up.
+
+In any window the fleet retries at most ``ratio`` times its first tries plus ``minimum``. First tries and retries are
+counted in a ring of buckets in one Redis hash, by the server's clock; a retry that is over the budget is refused, and
+told when the budget may have room again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from celery_patterns.resilience.durations import parse_seconds
+from celery_patterns.store import Script, Store
+
+BUCKETS: Final = 10
+"""The window moves on in tenths: the oldest tenth of what it counts leaves at once."""
+
+SCRIPT: Final = Script("""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local width, buckets = tonumber(ARGV[2]), tonumber(ARGV[3])
+local epoch = math.floor(now / width)
+local fields = redis.call('HGETALL', KEYS[1])
+local firsts, retries, own_firsts, own_retries, oldest = 0, 0, 0, 0, epoch
+for i = 1, #fields, 2 do
+  local at, first, again = string.match(fields[i + 1], '^(%d+),(%d+),(%d+)$')
+  at = tonumber(at)
+  if at == nil or at <= epoch - buckets or at > epoch then
+    redis.call('HDEL', KEYS[1], fields[i])
+  else
+    firsts, retries = firsts + first, retries + again
+    if tonumber(again) > 0 and at < oldest then oldest = at end
+    if at == epoch then own_firsts, own_retries = tonumber(first), tonumber(again) end
+  end
+end
+local allowed, wait = 1, 0
+if ARGV[1] == 'first' then
+  firsts, own_firsts = firsts + 1, own_firsts + 1
+elseif ARGV[1] == 'retry' then
+  if retries + 1 <= math.floor(firsts * tonumber(ARGV[4]) + 1e-9) + tonumber(ARGV[5]) then
+    retries, own_retries = retries + 1, own_retries + 1
+  else
+    allowed, wait = 0, (oldest + buckets) * width - now
+  end
+end
+if ARGV[1] ~= 'look' and allowed == 1 then
+  redis.call('HSET', KEYS[1], tostring(epoch % buckets),
+             string.format('%.0f,%.0f,%.0f', epoch, own_firsts, own_retries))
+  redis.call('PEXPIRE', KEYS[1], width * (buckets + 1))
+end
+return {allowed, firsts, retries, wait}
+""")
+"""KEYS: the budget. ARGV: first | retry | look, bucket (ms), buckets, ratio, minimum.
+Returns {allowed, first tries, retries, ms until the oldest counted retry leaves the window}."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetAnswer:
+    """What the budget says, with the counts of its window."""
+
+    allowed: bool
+    firsts: int
+    retries: int
+    retry_after: float
+    """Seconds until some room may be free; 0 if allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a fleet may retry: ``ratio`` of its first tries, plus ``minimum``, in each ``window_seconds``.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    ratio: float = 0.1
+    window_seconds: float = 60.0
+    minimum: int = 10
+    """Always granted in a window: a fleet that has just begun, or has few tasks, may retry too."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 10:
+            raise ValueError(f"ratio must be 0 to 10 (0.1 is 10 %), got {self.ratio:g}")
+        if self.window_seconds < 1:
+            raise ValueError(f"window_seconds must be at least 1, got {self.window_seconds:g}")
+        if self.minimum < 0:
+            raise ValueError(f"minimum must be 0 or more, got {self.minimum}")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``"10%/1m"`` or, with another minimum than 10, ``"10%/1m+3"``.
+
+        Raises:
+            ValueError: If it is not of this form.
+        """
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*/\s*([^+\s]+)\s*(?:\+\s*(\d+))?\s*", text)
+        if found is None:
+            raise ValueError(f"expected a retry budget like '10%/1m' or '10%/1m+3', got {text!r}")
+        minimum = int(found[3]) if found[3] is not None else 10
+        return cls(ratio=float(found[1]) / 100, window_seconds=parse_seconds(found[2]), minimum=minimum)
+
+    def arguments(self, question: str) -> list[Any]:
+        """Return the script's arguments for ``first``, ``retry`` or ``look``."""
+        width = max(1, int(self.window_seconds * 1000 / BUCKETS))
+        return [question, width, BUCKETS, self.ratio, self.minimum]
+
+
+class RetryBudget:
+    """One budget, shared by all who use its name.
+
+    Args:
+        store: The state store.
+        name: Usually that of the dependency, or of the task.
+        budget: How much may be retried.
+
+    Every method may raise ``StoreUnavailable``.
+    """
+
+    def __init__(self, store: Store, name: str, budget: Budget) -> None:
+        self.name = name
+        self.budget = budget
+        self.key = store.key("budget", name)
+        self._store = store
+
+    def count_first(self) -> BudgetAnswer:
+        """Count a first try: it is always allowed."""
+        return self._ask("first")
+
+    def ask_retry(self) -> BudgetAnswer:
+        """Ask for one retry, which is counted if it is allowed."""
+        return self._ask("retry")
+
+    def look(self) -> BudgetAnswer:
+        """Return the counts; nothing is counted."""
+        return self._ask("look")
+
+    def _ask(self, question: str) -> BudgetAnswer:
+        return read_answer(self._store.run(SCRIPT, [self.key], self.budget.arguments(question)))
+
+
+def read_answer(answer: Any) -> BudgetAnswer:
+    """Read what SCRIPT returned."""
+    allowed, firsts, retries, wait = (int(number) for number in answer)
+    return BudgetAnswer(allowed == 1, firsts, retries, max(0.0, wait / 1000))
