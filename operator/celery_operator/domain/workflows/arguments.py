@@ -174,10 +174,9 @@ class CallCompiler:
         if not scope.item:
             raise invalid(path, "there is no item here: only the task of a map has one")
         try:
-            parse(written)
+            return ItemValue(to_text(parse(written)))
         except PathError as error:
             raise invalid(path, str(error)) from error
-        return ItemValue(written)
 
 
 def _names_previous(task: Task) -> bool:

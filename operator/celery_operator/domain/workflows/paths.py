@@ -96,7 +96,7 @@ def describe(value: Any) -> str:
 
 
 def to_text(segments: tuple[Segment, ...]) -> str:
-    """Return the path with these segments."""
+    """Return the path with these segments, in the one form that is sent to workers."""
     return WHOLE + "".join(_segment_text(segment) for segment in segments)
 
 
@@ -105,7 +105,7 @@ def _segment_text(segment: Segment) -> str:
         return f"[{segment}]"
     if _NAME.fullmatch(f".{segment}"):
         return f".{segment}"
-    return f"[{json.dumps(segment)}]"
+    return f"[{json.dumps(segment, ensure_ascii=False)}]"
 
 
 def join(path: str, further: str) -> str:

@@ -352,6 +352,17 @@ def test_an_attempt_that_an_earlier_operator_published_counts() -> None:
     assert plan.state.steps["s0"].attempts == {0: 2}
 
 
+def test_a_retry_that_was_overtaken_does_not_bring_the_next_one_forward() -> None:
+    graph, state = begin(chain=[t("a", retry={"limit": 2, "backoff": NO_JITTER})])
+    plan = step(graph, state)
+    plan = step(graph, plan.state, told(plan.publish[0], "failed"))
+    plan = step(graph, plan.state, Outcome("s0", 0, 2, "failed", NOW))
+    first, second = NOW + timedelta(seconds=4), NOW + timedelta(seconds=10)
+    plan = step(graph, plan.state, now=first)
+    assert plan == Plan(plan.state, wake_at=second)
+    assert step(graph, plan.state, now=second).publish == (message("s0", "a", attempt=3),)
+
+
 def test_of_two_attempts_told_at_once_both_count_whichever_stands_first() -> None:
     graph, state = begin(chain=[t("a", retry={"limit": 1})])
     state = step(graph, state).state
@@ -426,6 +437,24 @@ def test_continue_goes_on_with_everything_that_can_run() -> None:
         message="step 'wide': 1 of 3 items failed, 0 allowed; item 0: E",
     )
     assert phases(plan.state) == {"wide": "Failed", "next": "Skipped", "other": "Succeeded"}
+
+
+def test_a_step_that_fails_as_it_begins_stops_those_that_would_begin_with_it() -> None:
+    after = [{"step": "a"}]
+    graph, state = begin(
+        dag={
+            "steps": [
+                {"name": "a", **t()},
+                {"name": "b", "dependsOn": after, **t()},
+                {"name": "c", "dependsOn": after, **mapped({"resultOf": {"step": "a"}})},
+            ]
+        }
+    )
+    plan = step(graph, state)
+    plan = step(graph, plan.state, told(plan.publish[0], value=3))
+    assert plan.publish == ()
+    assert phases(plan.state) == {"a": "Succeeded", "b": "Revoked", "c": "Failed"}
+    assert plan.finished is not None
 
 
 def test_a_failed_combine_ends_its_reduce_under_either_policy() -> None:

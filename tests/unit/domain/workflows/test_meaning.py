@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -140,6 +141,25 @@ def test_fail_fast_ends_too_and_fails_if_and_only_if_a_step_failed(
     for name, step in ended.state.steps.items():
         if step.phase == "Succeeded" and meaning.phases[name] == "Succeeded":
             assert world.result_of(ended.state, name) == meaning.results[name]
+
+
+@settings(max_examples=100, deadline=None)
+@given(dags(), FAULTS, st.integers(0, 2**32), st.integers(0, 2**32))
+def test_the_order_and_repetition_of_outcomes_leaves_no_trace_in_the_final_state(
+    steps: list[dict[str, Any]], faults: dict[Any, Any], one: int, other: int
+) -> None:
+    graph, meaning = graph_and_meaning(steps, faults)
+    traces = []
+    for seed, noise in ((one, False), (other, True)):
+        world = World(graph, RunPolicy(failure_policy="Continue"), meaning.faults)
+        ended = run_to_end(world, luck=random.Random(seed), noise=noise)
+        timeless = {
+            name: dataclasses.replace(step, started=None, ended=None) for name, step in ended.state.steps.items()
+        }
+        failures = {(each.step, each.index, each.attempt, each.exception) for each in ended.state.failures}
+        published = {message.identity.task_id for message in ended.published}
+        traces.append((timeless, failures, published, ended.state.values, ended.finish))
+    assert traces[0] == traces[1]
 
 
 # ------------------------------------------------------------------------------------------------------------- sugar

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_operator.domain.workflows.paths import PathError, Segment, join, parse, select, to_text
+from celery_patterns.agent import jsonpath
 
 VALUE = {"a": {"b c": [10, {"d": None}]}, "é": 1, "it's": 2, 'say "hi"': 3, "tab\t": 4, "": 5}
 
@@ -89,7 +90,9 @@ SEGMENTS = st.lists(st.one_of(st.text(st.characters(codec="utf-8"), max_size=5),
 
 
 @given(SEGMENTS, SEGMENTS)
-def test_any_names_and_indexes_survive_being_written_and_joined(
+def test_any_names_and_indexes_survive_being_written_and_joined_here_and_at_a_worker(
     first: tuple[Segment, ...], second: tuple[Segment, ...]
 ) -> None:
-    assert parse(join(to_text(first), to_text(second))) == (*first, *second)
+    path = join(to_text(first), to_text(second))
+    assert parse(path) == (*first, *second)
+    assert jsonpath.parse(path) == (*first, *second)
