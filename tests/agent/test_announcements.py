@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+import redis as redis_py
 
-from agent.stage import Ear, Stage
+from agent.stage import RESULT_DB, Ear, Stage
 from celery_patterns import protocol
 from servers import RedisServer, Worker, celery_worker, eventually, redis_server
 
@@ -166,18 +167,26 @@ def test_last_announcements_leave_before_the_worker_ends(prefork: Everywhere) ->
     assert stage.claim(sent)["state"] == protocol.CLAIM_DONE
 
 
-def test_ends_are_announced_when_the_store_is_back(redis: RedisServer, stack: ExitStack) -> None:
-    """Redis forgets subscriptions and messages; the worker keeps what it could not say."""
+def test_what_could_not_be_announced_is_announced_later(redis: RedisServer, stack: ExitStack) -> None:
+    """The store takes results but no announcements for a while; the worker keeps what it could not say."""
     with redis_server() as results:
         stage = Stage(broker=redis, results=results, stack=stack)
-        with stage.worker(app="celery_patterns.examples.app:app"):
-            first = stage.send(stage.identity("first"), "examples.sleep", 1.5)
-            ear = stage.ear()
-            ear.wait(first, protocol.STARTED)
-            results.stop()
-            results.start()
-            ear = stage.ear()
-            ear.wait(first, protocol.SUCCESS, within=20)
+        stage.store.execute_command("ACL", "SETUSER", "listener", "on", "nopass", "~*", "&*", "+@all")
+        listener = redis_py.Redis(
+            host="127.0.0.1", port=results.port, db=RESULT_DB, username="listener", password="any"
+        )
+        stack.callback(listener.close)
+        ear = Ear(listener, protocol.announce_channel(RESULT_DB))
+        stack.callback(ear.close)
+        with stage.worker() as worker:
+            stage.store.execute_command("ACL", "SETUSER", "default", "resetchannels", "&celery-task-meta-*")
+            sent = [stage.send(stage.identity("kept", index), "examples.add", index, 1) for index in range(3)]
+            eventually(lambda: "ends wait" in worker.log(), what=worker.log)
+            eventually(lambda: worker.state().finished == {"SUCCESS": 3})
+            assert ear.about(sent[0]) == []
+            stage.store.execute_command("ACL", "SETUSER", "default", "allchannels")
+            assert [ear.wait(identity, protocol.SUCCESS).value for identity in sent] == [1, 2, 3]
+            eventually(lambda: stage.claim(sent[0])["state"] == protocol.CLAIM_DONE)
 
 
 def test_backend_without_claims_is_named_and_tasks_run(stage: Stage, tmp_path: object) -> None:
