@@ -140,7 +140,7 @@ def _with_run(
             "run": state.run,
             "tasks": counts,
             "steps": step_statuses(graph, state),
-            "failures": failures(state, uid=uid),
+            "failures": failures(graph, state, uid=uid),
             "outputs": [] if finish is None else list(finish.outputs),
         }
     )

@@ -89,12 +89,12 @@ def _attempts(step: StepState) -> int | None:
     return None if never or not begun else begun
 
 
-def failures(state: RunState, *, uid: str) -> list[api.Failure]:
-    """Return the newest failed attempts, the newest first."""
+def failures(graph: Graph, state: RunState, *, uid: str) -> list[api.Failure]:
+    """Return the newest failed attempts, the newest first; single tasks have no index."""
     return [
         api.Failure(
             step=failure.step,
-            index=failure.index,
+            index=None if graph.by_name[failure.step].kind == "Task" else failure.index,
             task_id=task_id(uid, state.run, failure.step, failure.index, failure.attempt),
             attempt=failure.attempt,
             exception=failure.exception,

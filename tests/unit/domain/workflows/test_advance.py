@@ -209,6 +209,33 @@ def test_items_of_any_other_result_are_fetched_and_large_ones_go_by_reference() 
     assert dict(plan.state.values) == {}
 
 
+def test_a_fetched_list_is_kept_until_all_its_items_are_published() -> None:
+    graph, state = begin(chain=[t("a"), mapped({"resultOf": {"step": "s0"}}, parallelism=1)])
+    plan = step(graph, state)
+    plan = step(graph, plan.state, told(plan.publish[0]))
+    plan = step(graph, plan.state, observed=Observed(values={"s0": ["x" * 3000, "y" * 3000]}))
+    assert plan.publish == (message("s1", "m", "x" * 3000),)
+    plan = step(graph, plan.state, told(plan.publish[0]))
+    assert (plan.publish, plan.fetch) == ((message("s1", "m", "y" * 3000, index=1),), ())
+    plan = step(graph, plan.state, told(plan.publish[0]))
+    assert plan.state.lists == {}
+
+
+def test_a_run_never_grows_beyond_what_a_checkpoint_can_hold() -> None:
+    graph, state = begin(
+        group=[
+            {"chain": [t("a"), mapped({"resultOf": {"step": "s0-0"}})]},
+            mapped({"range": {"end": 1_000_000}}),
+            mapped({"range": {"end": 999_999}}),
+        ]
+    )
+    plan = step(graph, state)
+    plan = step(graph, plan.state, told(plan.publish[0], value=[1]))
+    assert plan.state.steps["s0-1"].error == (
+        "TooManyItems: with 1 more tasks the run has over 2000000; split the workflow"
+    )
+
+
 def test_items_of_a_map_are_its_items_results_without_a_fetch() -> None:
     graph, state = begin(chain=[mapped({"list": [1, 2]}), mapped({"resultOf": {"step": "s0"}}, {"item": "$.x"})])
     plan = step(graph, state)
@@ -257,6 +284,14 @@ def test_an_item_whose_path_selects_nothing_is_a_failed_item() -> None:
     plan = step(graph, plan.state, told(plan.publish[0]))
     assert plan.finished is not None
     assert plan.finished.reason == Reason.COMPLETED_WITH_FAILURES
+
+
+def test_what_was_chosen_and_given_up_in_one_plan_is_neither_sent_nor_revoked() -> None:
+    graph, state = begin(group=[mapped({"list": [{"n": 1}, {}, {"n": 3}]}, {"item": "$.n"})])
+    plan = step(graph, state)
+    assert (plan.publish, plan.revoke) == ((), ())
+    assert plan.state.steps["s0"].items == bytes((Code.SKIPPED, Code.FAILED, Code.SKIPPED))
+    assert plan.finished is not None
 
 
 # ------------------------------------------------------------------------------------------------------------ retries

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from celery_operator.api import workflow as api
 from celery_operator.api.conditions import Condition, Reason
 from celery_operator.api.workflow import (
     Checkpoint,
@@ -271,6 +272,7 @@ def test_attempts_of_a_single_task_are_those_that_were_published() -> None:
     waiting = step(graph, plan.state, told(plan.publish[0], "failed")).state
     status = status_of(graph=graph, state=waiting)
     assert (status.steps[0].attempts, status.tasks.retried, status.tasks.waiting) == (1, 1, 1)
+    assert [(each.step, each.index, each.attempt) for each in status.failures] == [("s0", None, 1)]
 
 
 @pytest.mark.parametrize(
@@ -369,6 +371,18 @@ def test_detail_of_steps_goes_before_steps_and_failed_steps_stay_longest() -> No
     assert (kept.count("Failed"), kept.count("Running"), kept.count("Succeeded")) == (250, 250, 0)
     assert [each.name for each in most.steps] == sorted(each.name for each in most.steps)
     assert STATUS_BYTES - 200 < size_of(most) <= STATUS_BYTES
+
+
+def test_the_oldest_failures_go_before_outputs() -> None:
+    fat = [
+        api.Failure(step=f"{at}", task_id=UID, attempt=1, exception="\n" * 128, message='"' * 256, time=T * 3)
+        for at in range(20)
+    ]
+    outputs = [OutputValue(name="a", value="v" * 50_000)]
+    status = bounded(WorkflowStatus(failures=fat, outputs=outputs))
+    assert status == WorkflowStatus(failures=fat[: len(status.failures)], outputs=outputs)
+    assert 0 < len(status.failures) < 20
+    assert bounded(WorkflowStatus(outputs=[OutputValue(name="a", value="v" * 70_000)])) == WorkflowStatus()
 
 
 def test_a_small_status_is_left_as_it_is() -> None:
