@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from celery_patterns.resilience.durations import parse_seconds
 from celery_patterns.store import Script, Store
+from celery_patterns.tasks import options
 
 BUCKETS: Final = 10
 """The window moves on in tenths: the oldest tenth of what it counts leaves at once."""
@@ -99,7 +99,7 @@ class Budget:
         if found is None:
             raise ValueError(f"expected a retry budget like '10%/1m' or '10%/1m+3', got {text!r}")
         minimum = int(found[3]) if found[3] is not None else 10
-        return cls(ratio=float(found[1]) / 100, window_seconds=parse_seconds(found[2]), minimum=minimum)
+        return cls(ratio=float(found[1]) / 100, window_seconds=options.duration("window", found[2]), minimum=minimum)
 
     def arguments(self, question: str) -> list[Any]:
         """Return the script's arguments for ``first``, ``retry`` or ``look``."""

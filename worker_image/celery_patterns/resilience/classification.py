@@ -134,7 +134,6 @@ POISON_TYPES: Final = _names(
     "celery.exceptions.SecurityError",
     "kombu.exceptions.DecodeError",
     "kombu.exceptions.ContentDisallowed",
-    "celery_patterns.tasks.payload.PayloadTooLarge",
 )
 
 PERMANENT_ERRNOS: Final = frozenset(

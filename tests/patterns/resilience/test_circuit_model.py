@@ -1,0 +1,129 @@
+"""The circuit's Lua against a plain model, under calls that end late, twice, never or out of order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_patterns.resilience.circuit import BUCKETS, CircuitBreaker, CircuitOpen, CircuitSettings, Permit
+from patterns.resilience.clocked import ClockedStore
+
+RULES = CircuitSettings(
+    window_seconds=10,
+    minimum_calls=3,
+    failure_rate=0.5,
+    slow_seconds=1,
+    slow_rate=1.0,
+    open_seconds=5,
+    trials=2,
+    trial_seconds=3,
+)
+
+
+class DownError(ConnectionError):
+    pass
+
+
+@dataclass
+class Model:
+    """What the circuit's documentation says, in a few lines."""
+
+    state: str = "closed"
+    generation: int = 0
+    until: int = 0
+    trial: str | None = None
+    trial_until: int = 0
+    passed: int = 0
+    calls: list[tuple[int, bool, bool]] = field(default_factory=list)
+
+    def turn(self, state: str, now: int) -> None:
+        self.state, self.generation, self.calls, self.trial, self.passed = state, self.generation + 1, [], None, 0
+        self.until = now + 5_000
+
+    def allow(self, holder: str, now: int) -> bool:
+        if self.state == "closed":
+            return True
+        if self.state == "open":
+            if self.until > now:
+                return False
+            self.turn("half_open", now)
+        elif self.trial not in (None, holder) and self.trial_until > now:
+            return False
+        self.trial, self.trial_until = holder, now + 3_000
+        return True
+
+    def record(self, holder: str, generation: int, failed: bool | None, slow: bool, now: int) -> None:  # noqa: FBT001
+        if self.state == "half_open":
+            if self.trial != holder:
+                return
+            if failed is None:
+                self.trial = None
+            elif failed or slow:
+                self.turn("open", now)
+            else:
+                self.trial, self.passed = None, self.passed + 1
+                if self.passed == 2:
+                    self.turn("closed", now)
+        elif self.state == "closed" and generation == self.generation and failed is not None:
+            epoch = now // 1_000
+            self.calls = [call for call in self.calls if call[0] > epoch - BUCKETS] + [(epoch, failed, slow)]
+            failures = sum(call[1] for call in self.calls)
+            slows = sum(call[2] for call in self.calls)
+            if len(self.calls) >= 3 and (failures * 2 >= len(self.calls) or slows == len(self.calls)):
+                self.turn("open", now)
+
+
+Event = st.one_of(
+    st.tuples(st.just("allow"), st.integers(0, 5)),
+    st.tuples(
+        st.just("record"), st.integers(0, 5), st.sampled_from([True, False, None]), st.sampled_from([True, False])
+    ),
+    st.tuples(st.just("wait"), st.sampled_from([1, 400, 1_000, 2_999, 3_000, 5_000, 9_000])),
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=st.lists(Event, max_size=50))
+def test_circuit_does_what_its_model_does(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
+    clocked.client.flushdb()
+    clocked.set_clock(1_800_000_000_500)
+    circuit = CircuitBreaker(
+        clocked, "model", RULES, failed=lambda error: True if isinstance(error, DownError) else None
+    )
+    model = Model()
+    permits: dict[int, Permit] = {}
+    trials: set[str] = set()
+    for event in events:
+        now = clocked.now_ms
+        if event[0] == "wait":
+            clocked.advance(event[1])
+        elif event[0] == "allow":
+            holder = f"h{event[1]}"
+            expected = model.allow(holder, now)
+            try:
+                permits[event[1]] = circuit.allow(holder)
+                allowed = True
+            except CircuitOpen:
+                allowed = False
+            assert allowed == expected
+            if allowed and permits[event[1]].trial:
+                trials.add(holder)
+        elif event[1] in permits:
+            # The permit stays: a redelivered message records the same call again.
+            permit, (_, _, failed, slow) = permits[event[1]], event
+            assert permit.generation is not None
+            error = {True: DownError(), False: None, None: TypeError()}[failed]
+            circuit.record(permit, error, 1.5 if slow else 0.1)
+            model.record(permit.holder, permit.generation, failed, slow, now)
+        state = circuit.state()
+        assert (state.state, state.generation, state.trial or None) == (model.state, model.generation, model.trial)
+        live = [call for call in model.calls if call[0] > clocked.now_ms // 1_000 - BUCKETS]
+        assert (state.calls, state.failures, state.slow) == (
+            len(live),
+            sum(call[1] for call in live),
+            sum(call[2] for call in live),
+        )
+    assert clocked.without_ttl() == []

@@ -1,0 +1,418 @@
+"""A circuit breaker that a fleet shares: when a dependency fails, nobody asks it for a while; then exactly one does.
+
+Closed: calls go through and are counted in a rolling window. Open, once enough of them failed or were slow: calls are
+refused at once. Half open, after ``open_seconds``: one call at a time is the trial, under a lease, so that a caller
+that dies during it holds the circuit up no longer than that. Enough trials that pass close the circuit, one that fails
+opens it again.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar
+
+from celery_patterns.resilience import circuit_scripts as scripts
+from celery_patterns.resilience.classification import DEFAULT_RULES, Rules, Throttled, Transient, classify
+from celery_patterns.resilience.http_errors import read_http
+from celery_patterns.store import Store, StoreUnavailable
+from celery_patterns.tasks import errors
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+State: TypeAlias = Literal["closed", "open", "half_open"]
+
+BUCKETS: Final = 10
+"""The window moves on in tenths."""
+
+STORE_PAUSE_SECONDS: Final = 1.0
+"""After the store did not answer, it is not asked again for so long: each question may cost seconds."""
+
+SUBSCRIBE_SECONDS: Final = 5.0
+
+NEVER: Final = 2.0
+"""A rate above 1: it is never reached."""
+
+
+class CircuitOpen(errors.CircuitOpen):
+    """The circuit is open: the call was not made. ``retry_after`` is in seconds."""
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(name, retry_after)
+        self.circuit = name
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:  # type: ignore[explicit-override]
+        return f"the circuit {self.circuit!r} is open: try again in {self.retry_after:.1f} s"
+
+
+class Result(Protocol):
+    """Says what a call's exception means for the dependency: True it failed, False it answered, None neither."""
+
+    def __call__(self, error: BaseException, /) -> bool | None:
+        """Decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitSettings:
+    """When a circuit opens and closes. All who use one name should use one setting.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    window_seconds: float = 60.0
+    minimum_calls: int = 20
+    """With fewer calls in the window nothing is concluded."""
+    failure_rate: float = 0.5
+    """Share of failed calls in the window from which the circuit opens."""
+    slow_seconds: float | None = None
+    """Calls that take longer are slow; None: none is."""
+    slow_rate: float = 0.8
+    """Share of slow calls from which the circuit opens."""
+    open_seconds: float = 30.0
+    trials: int = 1
+    """How many trials in a row, one at a time, have to pass before the circuit closes."""
+    trial_seconds: float = 60.0
+    """Lease of a trial: after so long its caller counts as dead. Longer than any healthy call takes."""
+    store_down: Literal["closed", "open"] = "closed"
+    """What the circuit is while its state cannot be read."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_seconds", "open_seconds", "trial_seconds"):
+            if not 0.1 <= getattr(self, name) <= 86_400:
+                raise ValueError(f"{name} must be 0.1 to 86400, got {getattr(self, name)!r}")
+        for name in ("failure_rate", "slow_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)!r}")
+        if self.minimum_calls < 1 or self.trials < 1:
+            raise ValueError(f"minimum_calls and trials must be 1 or more, got {self.minimum_calls} and {self.trials}")
+        if self.slow_seconds is not None and self.slow_seconds <= 0:
+            raise ValueError(f"slow_seconds must be above 0 or None, got {self.slow_seconds!r}")
+        if self.store_down not in ("closed", "open"):
+            raise ValueError(f"store_down must be 'closed' or 'open', got {self.store_down!r}")
+
+    @property
+    def bucket_ms(self) -> int:
+        """Width of one bucket of the window."""
+        return max(1, int(self.window_seconds * 1000 / BUCKETS))
+
+    @property
+    def keep_ms(self) -> int:
+        """How long the circuit is remembered when nobody asks: longer than anything it holds matters."""
+        return int(1000 * (2 * self.window_seconds + self.open_seconds + 2 * self.trial_seconds)) + 60_000
+
+    def allow_arguments(self) -> list[int]:
+        """Return the arguments of ALLOW_CHUNK."""
+        return [int(self.open_seconds * 1000), int(self.trial_seconds * 1000), self.keep_ms]
+
+    def record_arguments(self, generation: int | None, *, failed: bool | None, seconds: float) -> list[Any]:
+        """Return the arguments of RECORD_CHUNK; ``failed`` None: the call says nothing about the dependency."""
+        slow = self.slow_seconds is not None and seconds > self.slow_seconds
+        return [
+            "" if generation is None else generation,
+            2 if failed is None else int(failed),
+            int(slow),
+            self.bucket_ms,
+            BUCKETS,
+            self.minimum_calls,
+            self.failure_rate,
+            NEVER if self.slow_seconds is None else self.slow_rate,
+            self.trials,
+            int(self.open_seconds * 1000),
+            self.keep_ms,
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave to make one call; give it back with ``record``."""
+
+    holder: str
+    generation: int | None
+    """None: the store did not answer, so the call is made unguarded and not counted."""
+    trial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a circuit's state, as told to listeners in the process that brought it about."""
+
+    circuit: str
+    before: State
+    after: State
+    reason: str
+
+
+Listener: TypeAlias = Callable[[Change], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitState:
+    """What the store says of a circuit."""
+
+    name: str
+    state: State
+    calls: int = 0
+    failures: int = 0
+    slow: int = 0
+    """The three count the window of a closed circuit."""
+    open_for: float = 0.0
+    """Seconds until an open circuit may be tried."""
+    since: float | None = None
+    """Seconds in this state; None: it has never changed, or that is forgotten."""
+    forced: bool = False
+    reason: str = ""
+    trial: str = ""
+    """Who tries, in half open."""
+    generation: int = 0
+
+
+def judge(error: BaseException | None, rules: Rules = DEFAULT_RULES) -> bool | None:
+    """Say whether a dependency failed: None if the exception says nothing about it."""
+    if error is None:
+        return False
+    if not isinstance(error, Exception) or isinstance(error, errors.TaskRefused):
+        return None
+    if isinstance(classify(error, rules), (Transient, Throttled)):
+        return True
+    # It was refused, but it answered; anything else (a TypeError) may have happened before it was even asked.
+    return False if read_http(error) is not None else None
+
+
+class CircuitBreaker:
+    """One circuit; objects of one name and store are one circuit, in all processes.
+
+    Use it as a context manager, as a decorator, or by ``allow`` and ``record``. Safe for threads.
+
+    Args:
+        store: The state store.
+        name: Usually the dependency's.
+        settings: When it opens and closes.
+        rules: How exceptions are classified: transient ones and throttling count as failures.
+        failed: Decides that instead of ``rules``.
+        listeners: Called with each change that this process brings about; their errors are logged.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        settings: CircuitSettings | None = None,
+        *,
+        rules: Rules = DEFAULT_RULES,
+        failed: Result | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        self.name = name
+        self.settings = settings or CircuitSettings()
+        self.key = store.key("circuit", name)
+        self.listeners = list(listeners)
+        self._store = store
+        self._rules = rules
+        self._failed = failed
+        self._local = threading.local()
+        self._ask_again_at = 0.0
+
+    # ---- one call
+
+    def allow(self, holder: str | None = None) -> Permit:
+        """Ask for leave to make one call.
+
+        Raises:
+            CircuitOpen: If it is not given.
+        """
+        holder = holder or uuid.uuid4().hex
+        if time.monotonic() < self._ask_again_at:
+            return self._without_store(holder)
+        try:
+            reply = self._store.run(scripts.ALLOW, [self.key], [holder, *self.settings.allow_arguments()])
+        except StoreUnavailable as error:
+            self._ask_again_at = time.monotonic() + STORE_PAUSE_SECONDS
+            logger.warning("the circuit %r counts as %s: %s", self.name, self.settings.store_down, error)
+            return self._without_store(holder)
+        return self.read_allowed(holder, reply)
+
+    def read_allowed(self, holder: str, reply: Any) -> Permit:
+        """Read what ALLOW_CHUNK returned.
+
+        Raises:
+            CircuitOpen: If it refused.
+        """
+        refused, generation, wait_ms, trial = (int(number) for number in reply)
+        if refused:
+            raise CircuitOpen(self.name, wait_ms / 1000)
+        if trial == 2:
+            self._tell("open", "half_open", "its time is over: one call tries")
+        return Permit(holder, generation, trial=trial > 0)
+
+    def record(self, permit: Permit, error: BaseException | None = None, seconds: float = 0.0) -> None:
+        """Say how the call went that a permit was given for. A store that does not answer is logged, not raised."""
+        if permit.generation is None:
+            return
+        arguments = self.settings.record_arguments(permit.generation, failed=self.judge(error), seconds=seconds)
+        try:
+            reply = self._store.run(scripts.RECORD, [self.key], [permit.holder, *arguments])
+        except StoreUnavailable as unavailable:
+            self._ask_again_at = time.monotonic() + STORE_PAUSE_SECONDS
+            logger.warning("a call of the circuit %r is not counted: %s", self.name, unavailable)
+            return
+        self.read_recorded(reply, trial=permit.trial)
+
+    def read_recorded(self, reply: Any, *, trial: bool) -> None:
+        """Read what RECORD_CHUNK returned, and tell the listeners."""
+        change, reason = int(reply[0]), reply[1].decode() if isinstance(reply[1], bytes) else str(reply[1])
+        if change:
+            self._tell("half_open" if trial else "closed", "closed" if change == 1 else "open", reason)
+
+    def judge(self, error: BaseException | None) -> bool | None:
+        """Say whether the dependency failed: None if the exception says nothing about it (a bug of ours)."""
+        if error is None or self._failed is None:
+            return judge(error, self._rules)
+        return self._failed(error)
+
+    def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function under the circuit.
+
+        Raises:
+            CircuitOpen: If it is open; the function is not called then.
+        """
+        with self:
+            return function(*args, **kwargs)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function."""
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return guarded
+
+    def __enter__(self) -> Self:
+        permit = self.allow()
+        self._stack().append((permit, time.monotonic()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        permit, began = self._stack().pop()
+        self.record(permit, error, time.monotonic() - began)
+
+    # ---- the circuit
+
+    def state(self) -> CircuitState:
+        """Return the circuit's state.
+
+        Raises:
+            StoreUnavailable: If it cannot be read.
+        """
+        reply = self._store.run(scripts.LOOK, [self.key], ["", self.settings.bucket_ms, BUCKETS])
+        return read_state(self.name, reply)
+
+    def force_open(self, seconds: float, reason: str = "opened by hand") -> None:
+        """Open the circuit for so long, whatever it is; a trial follows.
+
+        Raises:
+            StoreUnavailable: If that cannot be written.
+            ValueError: If ``seconds`` is not above 0.
+        """
+        if not 0 < seconds <= 30 * 86_400:
+            raise ValueError(f"seconds must be above 0 and at most 30 days, got {seconds!r}")
+        self._force("open", seconds, reason)
+
+    def reset(self, reason: str = "closed by hand") -> None:
+        """Close the circuit and forget what it counted.
+
+        Raises:
+            StoreUnavailable: If that cannot be written.
+        """
+        self._force("closed", 0, reason)
+
+    def _force(self, state: State, seconds: float, reason: str) -> None:
+        arguments = ["", state, int(seconds * 1000), self.settings.keep_ms, reason]
+        before = self._store.run(scripts.FORCE, [self.key], arguments)
+        self._tell(before.decode(), state, reason)
+
+    # ---- inside
+
+    def _without_store(self, holder: str) -> Permit:
+        if self.settings.store_down == "open":
+            raise CircuitOpen(self.name, STORE_PAUSE_SECONDS)
+        return Permit(holder, None)
+
+    def _stack(self) -> list[tuple[Permit, float]]:
+        if not hasattr(self._local, "permits"):
+            self._local.permits = []
+        permits: list[tuple[Permit, float]] = self._local.permits
+        return permits
+
+    def _tell(self, before: State, after: State, reason: str) -> None:
+        change = Change(self.name, before, after, reason)
+        level = logging.WARNING if after == "open" else logging.INFO
+        logger.log(level, "the circuit %r turns from %s to %s: %s", self.name, before, after, reason)
+        for listener in self.listeners:
+            try:
+                listener(change)
+            except Exception:
+                logger.exception("a listener of the circuit %r failed", self.name)
+
+
+def read_state(name: str, reply: Any) -> CircuitState:
+    """Read what LOOK_CHUNK returned."""
+    state, generation, calls, failures, slow, left, since, forced, reason, trial = reply
+    return CircuitState(
+        name=name,
+        state=state.decode(),
+        calls=int(calls),
+        failures=int(failures),
+        slow=int(slow),
+        open_for=int(left) / 1000,
+        since=None if int(since) < 0 else int(since) / 1000,
+        forced=bool(forced),
+        reason=reason.decode(),
+        trial=trial.decode(),
+        generation=int(generation),
+    )
+
+
+@contextmanager
+def changes(store: Store) -> Iterator[Callable[[float], Change | None]]:
+    """Listen to the changes of all circuits of a store, whichever process brings them about.
+
+    Gives a function that waits up to so many seconds for the next change. What happens while nobody listens is not
+    kept: the circuits' states are (``CircuitBreaker.state``).
+
+    Raises:
+        StoreUnavailable: If the store does not answer; also from the function.
+    """
+    pattern = store.key("circuit", "*") + ":changes"
+    begin, end = store.key("circuit", ""), ":changes"
+    listening = store.client.pubsub(ignore_subscribe_messages=True)
+    store.call(listening.psubscribe, pattern.replace("[", r"\["))
+    store.call(listening.get_message, timeout=SUBSCRIBE_SECONDS)  # the answer to that: from here on nothing is missed
+
+    def heard(seconds: float) -> Change | None:
+        message = store.call(listening.get_message, timeout=seconds)
+        if message is None:
+            return None
+        name = message["channel"].decode().removeprefix(begin).removesuffix(end)
+        before, after, reason = message["data"].decode().split(" ", 2)
+        return Change(name, before, after, reason)
+
+    try:
+        yield heard
+    finally:
+        listening.close()
