@@ -19,7 +19,6 @@ from celery_operator.domain.workflows.state import (
     Failure,
     RunState,
     StepState,
-    positions,
 )
 from celery_patterns.protocol import task_id
 
@@ -274,11 +273,6 @@ class RunDraft:
     def keep_unreadable(self, key: str, why: str) -> None:
         """Remember that a result cannot be had."""
         self._unreadable = {**self.unreadable, key: why}
-
-    def active_indexes(self, step: str) -> list[int]:
-        """Return the items of a step that are published or running."""
-        items = self.look(step).items or b""
-        return sorted([*positions(items, Code.PUBLISHED), *positions(items, Code.RUNNING)])
 
     def frozen(self) -> RunState:
         """Return the state as a value; the original one if nothing changed."""

@@ -42,7 +42,6 @@ class Code(IntEnum):
 
 
 CODES = len(Code)
-ACTIVE = (Code.PUBLISHED, Code.RUNNING)
 ENDED = (Code.SUCCEEDED, Code.FAILED, Code.SKIPPED, Code.REVOKED)
 FINAL_PHASES: frozenset[StepPhase] = frozenset({"Succeeded", "Failed", "Skipped", "Revoked"})
 
