@@ -1,7 +1,7 @@
-"""How soon a run shows itself and writes itself down: at once while there are few, later the more there are.
+"""How soon a run shows itself, writes itself down and looks for what it missed: later, the more runs there are.
 
-Without this, a thousand workflows that arrive together would each write a status and a checkpoint while they wait for
-their turn, and these writes would be what they wait for.
+Without this, a thousand workflows that arrive together would each write a status and a checkpoint, and sweep, while
+they wait for their turn, and that would be what they wait for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ STATUS_SHARE = timedelta(milliseconds=10)
 
 CHECKPOINT_SHARE = timedelta(milliseconds=20)
 """The same for checkpoints, which cost two writes: nothing is lost by a late one, only read again from the results."""
+
+SWEEP_SHARE = timedelta(milliseconds=5)
+"""The same for sweeps of runs whose tasks wait: four exchanges each."""
 
 
 class Pace:
@@ -36,3 +39,7 @@ class Pace:
     def checkpoint(self, least: timedelta) -> timedelta:
         """Return how long a run should wait for its next checkpoint; ``least`` if it is alone."""
         return max(least, self._runs * CHECKPOINT_SHARE)
+
+    def sweep(self, least: timedelta) -> timedelta:
+        """Return how long a run should wait for its next sweep; ``least`` if it is alone."""
+        return max(least, self._runs * SWEEP_SHARE)

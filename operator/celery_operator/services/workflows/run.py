@@ -115,7 +115,7 @@ class WorkflowRun:
         self._ports = ports
         now = ports.clock.now()
         self._agenda = _Agenda(
-            sweep=now if adopted else now + FIRST_INTERVAL,
+            sweep=now if adopted else now + ports.pace.sweep(FIRST_INTERVAL),
             swept=now,
             status=now + ports.pace.status(FIRST_WRITE_AFTER),
             checkpoint=now + ports.pace.checkpoint(FIRST_CHECKPOINT_AFTER),
@@ -143,7 +143,7 @@ class WorkflowRun:
         agenda.progress = now
         agenda.sweep_interval = FIRST_INTERVAL
         if agenda.sweep > now:  # one that is due, or half done, is not put off
-            agenda.sweep = min(now + FIRST_INTERVAL, agenda.swept + BUSY_INTERVAL)
+            agenda.sweep = min(now + self._ports.pace.sweep(FIRST_INTERVAL), agenda.swept + BUSY_INTERVAL)
         self._wake.set()
 
     def look_again(self) -> None:
@@ -331,7 +331,7 @@ class WorkflowRun:
             self._ports.listener.heard_agents = True
         await self._judge_unseen(swept.never_begun, now)
         agenda.sweep_interval = next_interval(agenda.sweep_interval)
-        agenda.sweep = now + (timedelta(0) if self._swept_to else agenda.sweep_interval)
+        agenda.sweep = now + (timedelta(0) if self._swept_to else self._ports.pace.sweep(agenda.sweep_interval))
 
     async def _judge_unseen(self, tasks: Sequence[Outstanding], now: datetime) -> None:
         """Tasks that nobody has begun: do they wait for a worker, or are they gone with the broker's data?"""
