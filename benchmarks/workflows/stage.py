@@ -1,0 +1,174 @@
+"""The stage on the project's own cluster: a namespace, a Redis, both operators, workers, and the pod with the load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.workflows import objects
+from harness.layout import CHECKOUT
+from support.cluster import Cluster, open_own_cluster
+
+RELEASE = "bench"
+READY_SECONDS = 120
+LOAD_SECONDS = 700.0
+"""One measurement; the script in the pod gives up by itself before."""
+
+
+class StageError(Exception):
+    """The benchmark cannot be run here now; the message says why and what to do."""
+
+
+class Stage:
+    """What the measurements are made on."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    # ------------------------------------------------------------------------------------------------ up and down
+
+    def build(self, say: Callable[[str], None]) -> None:
+        """Create everything and wait until all of it is ready."""
+        self._refuse_company()
+        self.remove()
+        say(f"namespace {objects.NAMESPACE}: Redis, the bare operator, the load")
+        self._apply([objects.namespace()])
+        self._apply(objects.stage())
+        self._kubectl("wait", "--for=condition=Established", f"crd/{objects.BARE_CRD}", "--timeout=30s")
+        say(f"helm release {RELEASE}: the operator, for this namespace alone")
+        owners = self._cluster.attempt("get", "crd", "celeryworkflows.celery-operator.dev")
+        values = objects.release_values(install_crds=owners.code != 0)
+        self._cluster.helm(
+            *("upgrade", "--install", RELEASE, str(CHECKOUT / "helm" / "celery-operator")),
+            *("--namespace", objects.NAMESPACE, "--wait", f"--timeout={READY_SECONDS}s", "--values", "-"),
+            stdin=json.dumps(values),
+        )
+        ready = ("wait", "--for=condition=Ready", f"--timeout={READY_SECONDS}s", "-n", objects.NAMESPACE)
+        self._kubectl(*ready, "pod", "redis", "bare", "load")
+        say(f"{objects.WORKERS} workers with {objects.SLOTS} slots each")
+        self._apply(objects.application())
+        self._kubectl(*ready, "celeryworkerpool/bench")
+
+    def remove(self) -> None:
+        """Remove everything, in the order in which nothing hangs."""
+        quietly = ("--ignore-not-found", "--wait=true", "--timeout=90s")
+        kinds = "celeryworkflows,celeryworkerpools,celeryapps"
+        self._cluster.attempt("delete", kinds, "--all", "-n", objects.NAMESPACE, "--wait=false")
+        self._cluster.try_helm("uninstall", RELEASE, "-n", objects.NAMESPACE, "--ignore-not-found", "--wait")
+        self._cluster.attempt("delete", "crd", objects.BARE_CRD, *quietly, within=100)
+        self._cluster.attempt(
+            "delete", "pods", "--all", "-n", objects.NAMESPACE, "--force", "--grace-period=0", "--wait=false"
+        )
+        self._cluster.attempt("delete", "namespace", objects.NAMESPACE, *quietly, within=100)
+
+    def _refuse_company(self) -> None:
+        """Raise StageError if another operator serves all namespaces: it would run the same workflows."""
+        found = self._cluster.get_json("deployments", "-A", "-l", "app.kubernetes.io/component=operator")
+        for each in found["items"]:
+            environment = each["spec"]["template"]["spec"]["containers"][0].get("env", [])
+            served = next((e.get("value") for e in environment if e["name"].endswith("WATCH_NAMESPACES")), "")
+            metadata = each["metadata"]
+            if metadata["namespace"] != objects.NAMESPACE and not served:
+                raise StageError(
+                    f"the operator {metadata['namespace']}/{metadata['name']} serves all namespaces and would run the "
+                    "benchmark's workflows too: wait for the tests that use it, or uninstall that release"
+                )
+
+    # ------------------------------------------------------------------------------------------------ measurements
+
+    def load(self, *arguments: object) -> dict[str, Any]:
+        """Run the load script in its pod; return what it measured. Raises StageError with its words."""
+        command = ("exec", "-n", objects.NAMESPACE, "load", "--", "python", "/bench/load.py", *map(str, arguments))
+        show = None if sys.stderr.isatty() else subprocess.PIPE
+        try:
+            result = subprocess.run(
+                (str(self._cluster.kubectl_program), *command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=show,
+                text=True,
+                timeout=LOAD_SECONDS,
+                check=False,
+                env=self._cluster.environment(),
+            )
+        except subprocess.TimeoutExpired:
+            raise StageError(f"load {' '.join(map(str, arguments))}: no end after {LOAD_SECONDS:g} s") from None
+        if result.returncode != 0:
+            words = (result.stderr or "")[-2000:]
+            raise StageError(f"load {' '.join(map(str, arguments))} ended with {result.returncode}\n{words}")
+        measured: dict[str, Any] = json.loads(result.stdout)
+        return measured
+
+    def clear(self) -> None:
+        """Delete the finished workflows of both kinds, and what Redis holds of them."""
+        self.load("clear", "workflow", 0)
+        self.load("clear", "bare", 0)
+        self._kubectl("exec", "-n", objects.NAMESPACE, "redis", "--", "redis-cli", "FLUSHALL")
+
+    def memory_mib(self, *, bare: bool = False) -> float:
+        """Return the resident memory of an operator's process, in MiB."""
+        pod = "bare" if bare else self._operator_pod()
+        status = self._kubectl("exec", "-n", objects.NAMESPACE, pod, "--", "cat", "/proc/1/status")
+        resident = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(resident.split()[1]) / 1024
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the processor time that every pod of the stage has used so far, by pod."""
+        pods = self._cluster.get_json("pods", "-n", objects.NAMESPACE)["items"]
+        names = [pod["metadata"]["name"] for pod in pods if pod["metadata"]["name"] != "load"]
+        return {name: self._pod_cpu(name) for name in sorted(names)}
+
+    def _pod_cpu(self, pod: str) -> float:
+        script = "cat /proc/[0-9]*/stat"
+        lines = self._kubectl("exec", "-n", objects.NAMESPACE, pod, "--", "sh", "-c", script).splitlines()
+        # Fields 14 and 15 after the name in parentheses, which may hold spaces: clock ticks of 10 ms.
+        ticks = [line.rpartition(")")[2].split()[11:13] for line in lines]
+        return sum(int(user) + int(system) for user, system in ticks) / 100
+
+    def add_empty_pools(self, count: int) -> None:
+        """Create pools without workers and wait until the operator has looked at each."""
+        self._apply(objects.empty_pools(count))
+        deadline = time.perf_counter() + READY_SECONDS
+        while time.perf_counter() < deadline:
+            pools = self._cluster.get_json("celeryworkerpools", "-n", objects.NAMESPACE)["items"]
+            if all((pool.get("status") or {}).get("conditions") for pool in pools):
+                return
+            time.sleep(1)
+        raise StageError(f"not all of {count} pools were looked at within {READY_SECONDS} s")
+
+    def remove_empty_pools(self) -> None:
+        """Delete them again."""
+        self._kubectl("delete", "celeryworkerpools", "-n", objects.NAMESPACE, "-l", objects.EMPTY_LABEL)
+
+    def kubernetes_version(self) -> str:
+        """Return the API server's version."""
+        return str(json.loads(self._kubectl("get", "--raw", "/version"))["gitVersion"])
+
+    def _operator_pod(self) -> str:
+        selector = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator"
+        items = self._cluster.get_json("pods", "-n", objects.NAMESPACE, "-l", selector)["items"]
+        return str(items[0]["metadata"]["name"])
+
+    def _apply(self, manifests: list[objects.Manifest]) -> None:
+        self._kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, manifests)))
+
+    def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self._cluster.kubectl(*arguments, stdin=stdin, within=READY_SECONDS + 30)
+
+
+@contextmanager
+def open_stage(say: Callable[[str], None], *, keep: bool) -> Iterator[Stage]:
+    """Yield the stage; afterwards nothing of it is left, unless it is to be kept."""
+    stage = Stage(open_own_cluster())
+    stage.build(say)
+    try:
+        yield stage
+    finally:
+        if not keep:
+            say("removing the stage")
+            stage.remove()
