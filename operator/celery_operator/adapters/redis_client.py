@@ -114,11 +114,23 @@ async def bounded(
     try:
         async with asyncio.timeout(seconds):
             yield
+            _raise_swallowed_cancellation()
     except TimeoutError:
         message = f"cannot {what} at {mask_url(url)}: no answer within {seconds:g} s"
         raise error_type(message, Reason.CONNECTION_FAILED) from None
     except (RedisError, OSError) as error:
         raise error_type(*explain(url, what, error)) from error
+
+
+def _raise_swallowed_cancellation() -> None:
+    """Raise CancelledError if the task was cancelled during the exchange and nobody noticed.
+
+    redis-py sends with ``asyncio.wait_for``, which before Python 3.12 loses a cancellation that comes while the inner
+    future is done: a task that should end would go on for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def explain(url: str, what: str, error: Exception) -> tuple[str, Reason]:
