@@ -103,6 +103,26 @@ ONE_ELEMENT = (
 )
 
 
+class Inner(ApiModel):
+    """An element inside a group, chain or chord of another one; what it holds are leaves."""
+
+    model_config = {"json_schema_extra": rules(ONE_ELEMENT)}
+
+    name: StepName | None = None
+    task: Task | None = None
+    map: Map | None = None
+    group: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_MEMBERS)] | None = None
+    chain: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_STEPS)] | None = None
+    chord: LeafChord | None = None
+
+
+class InnerChord(ApiModel):
+    """A chord inside an element."""
+
+    header: Annotated[list[Inner], Field(min_length=1, max_length=MAX_MEMBERS)]
+    body: Task
+
+
 class Element(ApiModel):
     """An element of a chain, group or chord header."""
 
@@ -111,9 +131,9 @@ class Element(ApiModel):
     name: StepName | None = None
     task: Task | None = None
     map: Map | None = None
-    group: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_MEMBERS), SHALLOW] | None = None
-    chain: Annotated[list[Leaf], Field(min_length=1, max_length=MAX_STEPS), SHALLOW] | None = None
-    chord: Annotated[LeafChord, SHALLOW] | None = None
+    group: Annotated[list[Inner], Field(min_length=1, max_length=MAX_MEMBERS), SHALLOW] | None = None
+    chain: Annotated[list[Inner], Field(min_length=1, max_length=MAX_STEPS), SHALLOW] | None = None
+    chord: Annotated[InnerChord, SHALLOW] | None = None
 
 
 class Chord(ApiModel):

@@ -104,6 +104,15 @@ async def test_a_chain_passes_results_on_and_ends_with_its_output() -> None:
         assert set(it.workers.starts.values()) == {1}
 
 
+async def test_a_chain_may_stand_in_a_group_in_a_chain() -> None:
+    async with world(add=add, total=sum) as it:
+        branch = {"chain": [task("add", 10), task("add", 100)]}
+        group = {"group": [branch, task("add", 1000)]}
+        it.apply(workflow(chain=[task("add", 1, 1), group, task("total")], outputs=RESULT))
+        assert await it.ended() == ("True", "Completed")
+        assert it.status["outputs"] == [{"name": "result", "value": (1 + 1 + 10 + 100) + (1 + 1 + 1000)}]
+
+
 async def test_a_short_workflow_costs_one_status_write() -> None:
     async with world(add=add) as it:
         it.apply(workflow(**CHAIN))

@@ -14,6 +14,7 @@ from celery_operator.services.apps import AppResolver
 from celery_operator.services.ports import Manifest, ObjectKey
 from celery_operator.services.workflows.pace import CHECKPOINT_SHARE, STATUS_SHARE, SWEEP_SHARE, Pace
 from celery_operator.services.workflows.shared_apps import APP_SECONDS, SharedApps
+from celery_operator.services.workflows.sweep import after_progress
 from fakes.clock import FakeClock
 from fakes.cluster import FakeCluster
 
@@ -54,6 +55,24 @@ def test_a_thousand_runs_do_no_more_in_a_second_than_a_hundred() -> None:
     for _ in range(990):
         pace.leave()
     assert _delays(pace) == (SECOND, SECOND, SECOND)
+
+
+def test_progress_puts_a_sweep_off_but_not_for_ever() -> None:
+    begun = FakeClock().now()
+    due, swept, sweeps = begun + SECOND, begun, []
+    for tenth in range(1, 121):  # a result ten times a second, for twelve seconds
+        now = begun + tenth * SECOND / 10
+        if now >= due:
+            sweeps.append((now - begun) / SECOND)
+            due, swept = now + SECOND, now
+        due = after_progress(due, swept=swept, now=now, soon=SECOND)
+    assert sweeps == [5.0, 10.0]
+    assert after_progress(due, swept=swept, now=now, soon=SECOND) == now + SECOND
+
+
+def test_progress_puts_off_no_sweep_that_is_due() -> None:
+    now = FakeClock().now()
+    assert after_progress(now, swept=now - SECOND, now=now, soon=SECOND) == now
 
 
 async def test_workflows_that_begin_together_ask_once_for_their_application() -> None:

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_operator.api.task import Task
-from celery_operator.api.workflow import Chord, Element, Leaf, LeafChord, Map, MapReduce, Reduce, WorkflowSpec
+from celery_operator.api.workflow import (
+    Chord,
+    Element,
+    Inner,
+    InnerChord,
+    Leaf,
+    LeafChord,
+    Map,
+    MapReduce,
+    Reduce,
+    WorkflowSpec,
+)
 from celery_operator.domain.workflows.check import invalid, one_of
 from celery_operator.domain.workflows.graph import After, Expression, Kind, ResultList, StepResult
 
@@ -69,7 +80,7 @@ class Unfolder:
             return self._map_reduce(spec.map_reduce)
         raise invalid("spec", "has no work")
 
-    def _chain(self, elements: Sequence[Element | Leaf], path: str, prefix: str, before: Before) -> Behind:
+    def _chain(self, elements: Sequence[Element | Inner | Leaf], path: str, prefix: str, before: Before) -> Behind:
         unfolded: Behind | None = None
         for number, element in enumerate(elements):
             unfolded = self._element(element, f"{path}[{number}]", f"{prefix}{number}", before)
@@ -78,7 +89,7 @@ class Unfolder:
             raise invalid(path, "needs at least one element")
         return unfolded
 
-    def _group(self, elements: Sequence[Element | Leaf], path: str, prefix: str, before: Before) -> Behind:
+    def _group(self, elements: Sequence[Element | Inner | Leaf], path: str, prefix: str, before: Before) -> Behind:
         if not elements:
             raise invalid(path, "needs at least one element: a fan-out that may be empty is written with items")
         members = [
@@ -88,7 +99,7 @@ class Unfolder:
         barrier = dict.fromkeys(after for member in members for after in member.barrier)
         return Behind(tuple(barrier), ResultList(tuple(member.result for member in members)))
 
-    def _element(self, element: Element | Leaf, path: str, default_name: str, before: Before) -> Behind:
+    def _element(self, element: Element | Inner | Leaf, path: str, default_name: str, before: Before) -> Behind:
         kinds = ("task", "map") if isinstance(element, Leaf) else ("task", "group", "chain", "chord", "map")
         one_of(path, element, kinds)
         name = element.name or default_name
@@ -129,7 +140,7 @@ class Unfolder:
 
     # ------------------------------------------------------------------------------------------------------ chords
 
-    def _leaf_chord(self, chord: LeafChord, path: str, name: str, before: Before) -> Behind:
+    def _leaf_chord(self, chord: InnerChord | LeafChord, path: str, name: str, before: Before) -> Behind:
         header = self._group(chord.header, f"{path}.header", f"{name}-header-", before)
         return self._body(chord.body, path, f"{name}-body", header)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from pydantic import ValidationError
@@ -195,7 +195,8 @@ class WorkflowEngine:
     def _compile(self, workflow: CeleryWorkflow, previous: WorkflowStatus | None) -> tuple[Graph, RunState]:
         graph = compile_workflow(workflow.spec)
         run = previous.run if previous else 1
-        return graph, initial_state(graph, run=run, now=self._clock.now())
+        begun = previous.start_time if previous else None  # the deadline counts from the first process's start
+        return graph, initial_state(graph, run=run, now=datetime.fromisoformat(begun) if begun else self._clock.now())
 
     async def _refuse(self, known: _Known, writer: StatusWriter, error: SpecError) -> None:
         status = report(

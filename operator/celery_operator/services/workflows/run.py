@@ -17,7 +17,7 @@ from celery_operator.domain.errors import BrokerError, ClusterError, DependencyE
 from celery_operator.domain.messages import TaskMessage, TaskResult
 from celery_operator.domain.workflows.advance import advance
 from celery_operator.domain.workflows.again import publish_again
-from celery_operator.domain.workflows.graph import Graph
+from celery_operator.domain.workflows.graph import Call, Graph
 from celery_operator.domain.workflows.lookups import Outstanding, outstanding
 from celery_operator.domain.workflows.plan import Fetch, Finish, Observed, Outcome, Plan
 from celery_operator.domain.workflows.report import Reachability, Stall, report
@@ -34,10 +34,10 @@ from celery_operator.services.workflows.listener import BackendListener
 from celery_operator.services.workflows.pace import Pace
 from celery_operator.services.workflows.status import FIRST_WRITE_AFTER, WRITE_INTERVAL, StatusWriter
 from celery_operator.services.workflows.sweep import (
-    BUSY_INTERVAL,
     FIRST_INTERVAL,
     LONGEST_INTERVAL,
     SLICE,
+    after_progress,
     next_interval,
     sweep,
 )
@@ -142,8 +142,8 @@ class WorkflowRun:
         now, agenda = self._ports.clock.now(), self._agenda
         agenda.progress = now
         agenda.sweep_interval = FIRST_INTERVAL
-        if agenda.sweep > now:  # one that is due, or half done, is not put off
-            agenda.sweep = min(now + self._ports.pace.sweep(FIRST_INTERVAL), agenda.swept + BUSY_INTERVAL)
+        soon = self._ports.pace.sweep(FIRST_INTERVAL)
+        agenda.sweep = after_progress(agenda.sweep, swept=agenda.swept, now=now, soon=soon)
         self._wake.set()
 
     def look_again(self) -> None:
@@ -224,7 +224,8 @@ class WorkflowRun:
             await self._fetch(plan.fetch)
         if plan.revoke:
             with contextlib.suppress(BrokerError):  # workers that run them anyway change nothing any more
-                await self._ports.broker.revoke(plan.revoke[:REVOKE_LIMIT])
+                for start in range(0, len(plan.revoke), REVOKE_LIMIT):
+                    await self._ports.broker.revoke(plan.revoke[start : start + REVOKE_LIMIT])
 
     async def _wait(self, wake_at: datetime | None) -> None:
         agenda = self._agenda
@@ -275,6 +276,9 @@ class WorkflowRun:
         never_begun = {task.task_id for task in swept.never_begun}
         return [message for message in messages if message.identity.task_id in never_begun]
 
+    def _call_of(self, step: str, index: int) -> Call:
+        return self._graph.by_name[step].call_of(index, len(self._state.steps[step].items or b""))
+
     def _as_outstanding(self, message: TaskMessage) -> Outstanding:
         identity = message.identity
         return Outstanding(
@@ -283,7 +287,7 @@ class WorkflowRun:
             attempt=identity.attempt,
             task_id=identity.task_id,
             running=False,
-            lost_after=self._graph.by_name[identity.step].call.lost_after,
+            lost_after=self._call_of(identity.step, identity.index).lost_after,
         )
 
     async def _fetch(self, wanted: Sequence[Fetch]) -> None:
@@ -338,7 +342,7 @@ class WorkflowRun:
         if not tasks:
             self._stall, self._agenda.unseen = None, {}
             return
-        queues = {task.step: self._graph.by_name[task.step].call.queue for task in tasks}
+        queues = {task.task_id: self._call_of(task.step, task.index).queue for task in tasks}
         try:
             waiting = await self._ports.broker.waiting(sorted(set(queues.values())))
             self._reachable["broker"] = Reachability.up()
@@ -346,7 +350,7 @@ class WorkflowRun:
             self._reachable["broker"] = Reachability.down(error)
             self._stall = Stall.store(error)
             return
-        unseen = {task.task_id: task for task in tasks if waiting[queues[task.step]] == 0}
+        unseen = {task.task_id: task for task in tasks if waiting[queues[task.task_id]] == 0}
         first_seen = self._agenda.unseen
         self._agenda.unseen = {task_id: first_seen.get(task_id, now) for task_id in unseen}
         gone = [task for task_id, task in unseen.items() if now - self._agenda.unseen[task_id] >= UNSEEN_AFTER]
@@ -355,7 +359,7 @@ class WorkflowRun:
             self._state = publish_again(self._graph, self._state, gone, uid=self.uid)
             self._agenda.unseen = {}
             self._wake.set()
-        starved = sorted({queues[task.step] for task in tasks if waiting[queues[task.step]] > 0})
+        starved = sorted({queues[task.task_id] for task in tasks if waiting[queues[task.task_id]] > 0})
         quiet = now - (self._agenda.progress or now) >= STALLED_AFTER
         self._stall = Stall.no_workers(starved) if starved and quiet and len(tasks) == self._in_flight() else None
 

@@ -30,6 +30,14 @@ def next_interval(previous: timedelta) -> timedelta:
     return min(max(previous * 2, FIRST_INTERVAL), LONGEST_INTERVAL)
 
 
+def after_progress(due: datetime, *, swept: datetime, now: datetime, soon: timedelta) -> datetime:
+    """Return when to sweep after a sign of progress: ``soon``, but within BUSY_INTERVAL of the last one (``swept``).
+
+    A sweep that is due already, or half done, is not put off.
+    """
+    return due if due <= now else min(now + soon, swept + BUSY_INTERVAL)
+
+
 @dataclass(frozen=True, slots=True)
 class Swept:
     """What a sweep found."""

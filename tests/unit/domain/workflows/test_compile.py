@@ -302,7 +302,10 @@ INVALID: list[tuple[dict[str, Any], str]] = [
         {"chain": [{**t(), **MAP}]},
         "spec.chain[0]: set exactly one of task, group, chain, chord and map; found task and map",
     ),
-    ({"group": [{"group": [{}]}]}, "spec.group[0].group[0]: set exactly one of task and map; found none"),
+    (
+        {"group": [{"group": [{}]}]},
+        "spec.group[0].group[0]: set exactly one of task, group, chain, chord and map; found none",
+    ),
     (dag({"name": "a"}), "spec.dag.steps[0]: set exactly one of task, map and reduce; found none"),
     (
         {"chord": {"header": [t()], "task": task(), "body": task()}},
