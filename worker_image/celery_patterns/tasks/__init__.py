@@ -1,1 +1,30 @@
 """Tasks composed of policies: they keep their promises through ordinary ``delay`` and ``apply_async``."""
+
+from celery_patterns.tasks.app import PatternApp, install, pattern_task
+from celery_patterns.tasks.context import TaskContext, current_context
+from celery_patterns.tasks.idempotent import Idempotent
+from celery_patterns.tasks.policy import PolicyError
+from celery_patterns.tasks.progress import Progress, cancel, read_progress
+from celery_patterns.tasks.rate_limit import RateLimit
+from celery_patterns.tasks.retry import Retry
+from celery_patterns.tasks.singleton import Singleton
+from celery_patterns.tasks.task import PatternTask
+from celery_patterns.tasks.timeout import Timeout
+
+__all__ = [
+    "Idempotent",
+    "PatternApp",
+    "PatternTask",
+    "PolicyError",
+    "Progress",
+    "RateLimit",
+    "Retry",
+    "Singleton",
+    "TaskContext",
+    "Timeout",
+    "cancel",
+    "current_context",
+    "install",
+    "pattern_task",
+    "read_progress",
+]

@@ -27,7 +27,7 @@ class PayloadUnavailable(TaskRefused):
     """An argument was stored apart from the message, and is not there any more."""
 
 
-class PayloadTooLarge(ValueError):
+class PayloadTooLarge(ValueError):  # noqa: N818 - see above
     """A message is larger than the policy allows, and no place to store it apart is configured."""
 
 
@@ -35,7 +35,7 @@ class Cancelled(Exception):  # noqa: N818 - like asyncio's CancelledError, it is
     """The task was asked to stop, and did at a heartbeat."""
 
 
-class DeadlineExceeded(TimeoutError):
+class DeadlineExceeded(TimeoutError):  # noqa: N818 - see above
     """The task's time was over, and it stopped at a heartbeat."""
 
 

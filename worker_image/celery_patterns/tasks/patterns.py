@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery_patterns.store import Store, StoreSettings
@@ -19,10 +20,11 @@ class Patterns:
 
     Args:
         app: The Celery application.
-        settings: Where state lies; None: read from the application's configuration and the environment at first use.
+        settings: Says where state lies, at first use: an application is configured until then. None: read from its
+            configuration and the environment.
     """
 
-    def __init__(self, app: Any, settings: StoreSettings | None = None) -> None:
+    def __init__(self, app: Any, settings: Callable[[], StoreSettings] | None = None) -> None:
         self.app = app
         self._settings = settings
         self._store: Store | None = None
@@ -34,7 +36,7 @@ class Patterns:
         if self._store is None:
             with _lock:
                 if self._store is None:
-                    self._store = Store(self.app, self._settings)
+                    self._store = Store(self.app, self._settings() if self._settings else None)
         return self._store
 
     @property
@@ -54,11 +56,11 @@ class Patterns:
 
 def patterns_of(app: Any) -> Patterns:
     """Return an application's Patterns, made at the first call."""
-    found = getattr(app, ATTRIBUTE, None)
+    found: Patterns | None = getattr(app, ATTRIBUTE, None)
     if found is None:
         with _lock:
             found = getattr(app, ATTRIBUTE, None)
             if found is None:
                 found = Patterns(app)
                 setattr(app, ATTRIBUTE, found)
-    return found  # type: ignore[no-any-return]
+    return found

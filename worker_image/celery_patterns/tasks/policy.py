@@ -7,7 +7,8 @@ point                  where           what a policy overrides
 =====================  ==============  =====================================================================
 declaration            everywhere      ``bind``: check the options against the task
 publish                the publisher   ``publish``: let it go, change it, or answer without publishing
-before the run         pool process    ``admission`` (a part of one Lua script, all policies in one round trip),
+before the run         pool process    ``resolve`` the arguments; ``admission`` (a part of one Lua script, all
+                                       policies in one round trip),
                                        then ``admitted`` (reads the script's reply), then ``before`` (anything else)
 after the run          pool process    ``settlement`` (all policies in one round trip), ``after`` (anything else)
 failure                pool process    ``on_failure``: try again, succeed after all, or no opinion
@@ -231,6 +232,21 @@ class Policy:
     dead letter 90."""
     needs_store: ClassVar[bool] = False
     """Whether ``admission`` is used: the task then talks to the store before and after each run."""
+
+    @property
+    def lease_seconds(self) -> float | None:
+        """How long what this policy holds may outlive a dead worker; None: as long as the store's settings say."""
+        return None
+
+    def ends_at(self, call: Call) -> float | None:
+        """Return when this call's time is over, in seconds since the epoch; None: this policy sets no end."""
+
+    def resolve(
+        self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Turn a message's arguments into those the task gets, before anything else; a retry carries the former on."""
+        del task
+        return args, kwargs
 
     def bind(self, task: Any) -> None:
         """Check the options against the task, when it is declared.
