@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 from celery_operator.api import API_VERSION
@@ -35,7 +36,8 @@ def checkpoint_manifest(key: ObjectKey, uid: str, graph: Graph, state: RunState)
                 {"apiVersion": API_VERSION, "kind": "CeleryWorkflow", "name": key.name, "uid": uid, "controller": True}
             ],
         },
-        "data": {"graph": graph.to_json(), **to_checkpoint(state)},
+        # A ConfigMap holds texts only: one that held the graph as an object would be refused as a whole.
+        "data": {"graph": json.dumps(graph.to_json(), separators=(",", ":")), **to_checkpoint(state)},
     }
 
 
@@ -52,7 +54,7 @@ async def read_checkpoint(cluster: Cluster, key: ObjectKey, uid: str) -> tuple[G
         return None
     data = dict(manifest.get("data") or {})
     try:
-        graph = Graph.from_json(data.pop("graph"))
+        graph = Graph.from_json(json.loads(data.pop("graph")))
         return graph, from_checkpoint(graph, data)
     except (KeyError, ValueError, TypeError):
         return None
