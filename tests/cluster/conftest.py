@@ -21,7 +21,6 @@ def cluster() -> Iterator[Cluster]:
     own = open_own_cluster()
     _remove_leftovers(own)
     yield own
-    Release(own).uninstall()
     _remove_leftovers(own)
     own.api.close()
 
@@ -87,7 +86,8 @@ def _describe(ground: Playground) -> str:
 
 
 def _remove_leftovers(cluster: Cluster) -> None:
-    """Delete namespaces of this suite, also of a run that was interrupted, and wait until they are gone."""
+    """Remove what this suite, or the demonstration, has made, also in a run that was interrupted."""
+    Release(cluster).uninstall()
     names = cluster.kubectl("get", "namespaces", "-l", TEST_NAMESPACES, "-o", "name").split()
     for name in names:
         delete_namespace(cluster, name.removeprefix("namespace/"), wait=False)

@@ -27,6 +27,7 @@ from harness.errors import HarnessError
 from harness.layout import CHECKOUT
 from harness.progress import Progress
 from harness.waiting import Stopwatch
+from support import manifests
 from support.api import ApiError, Manifest
 from support.cluster import Cluster, open_own_cluster
 from support.release import BUNDLED_REDIS, Release
@@ -69,8 +70,7 @@ class Demo:
 
     def _install(self) -> None:
         for name in (self._release.namespace, NAMESPACE):
-            manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-            self._cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+            self._cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests.namespace(name)))
         self._release.upgrade(BUNDLED_REDIS)
         # A workflow runs once: what an earlier demonstration left would be shown as its result.
         self._cluster.kubectl("delete", "celery", "--all", "-n", NAMESPACE, "--ignore-not-found")

@@ -116,14 +116,14 @@ class Release:
         what = f"{replicas} ready replicas of the operator, one of which leads"
         return str(eventually(look, within=ROLLOUT_SECONDS, every=0.3, what=lambda: f"{what}:\n{self.describe()}"))
 
-    def wait_new_leader(self, former: str) -> str:
+    def wait_new_leader(self, former: str, *, within: float = TAKEOVER_SECONDS) -> str:
         """Return the pod that leads when the Lease names another process than the former holder."""
 
         def look() -> str | None:
             return self.leader() if self.holder() != former else None
 
         what = f"a leader after {former}"
-        return str(eventually(look, within=TAKEOVER_SECONDS, every=0.2, what=lambda: f"{what}:\n{self.describe()}"))
+        return str(eventually(look, within=within, every=0.2, what=lambda: f"{what}:\n{self.describe()}"))
 
     def exits(self) -> list[int]:
         """Return the exit status with which each container of the pods that are there ended last, if it ever did."""
