@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
+from celery import Celery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_patterns.resilience.budget import BUCKETS, Budget, BudgetAnswer, RetryBudget
-from celery_patterns.store import Store, StoreUnavailable
+from celery_patterns.resilience.budget import BUCKETS, Budget, BudgetAnswer, FleetBudget, RetryBudget
+from celery_patterns.store import Store, StoreSettings, StoreUnavailable
+from celery_patterns.tasks.composition import admit, settle
+from celery_patterns.tasks.patterns import patterns_of
+from celery_patterns.tasks.policy import Call, Outcome, PolicyError
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer, redis_server
 
@@ -46,10 +50,6 @@ def test_forgotten_scripts_and_a_flushed_server_are_a_clean_start(store: Store) 
 
 
 def test_store_that_is_down_is_named() -> None:
-    from celery import Celery
-
-    from celery_patterns.store import StoreSettings
-
     with redis_server() as server, Celery("test", set_as_current=False) as app:
         store = Store(app, StoreSettings(url=f"redis://user:secret@127.0.0.1:{server.port}/0"))
         server.stop()
@@ -102,3 +102,26 @@ def test_clock_that_steps_back_blocks_nothing(clocked: ClockedStore, redis: Redi
     assert [budget.ask_retry().allowed for _ in range(3)] == [True, True, False]
     clocked.advance(-60_000)
     assert [budget.ask_retry().allowed for _ in range(3)] == [True, True, False]
+
+
+def test_tasks_budget_counts_first_tries_that_ran_and_is_asked_for_retries(clocked: ClockedStore) -> None:
+    app = Celery("shop", set_as_current=False, broker="memory://")
+    patterns_of(app)._store = clocked
+
+    @app.task(name="ask", shared=False)  # type: ignore[untyped-decorator]
+    def ask() -> None:
+        """Ask."""
+
+    policy = FleetBudget("api", "50%/10s+1")
+    for number in range(4):
+        call = Call(app.tasks["ask"], id=f"id{number}", token="t", arguments={}, attempt=1)
+        admit(clocked, call, [policy.admission(call)], 30)
+        outcome = Outcome.DEFERRED if number == 3 else Outcome.FAILURE
+        step = policy.settlement(call, outcome, KeyError(), 1.0)
+        assert step is not None
+        settle(clocked, call, [step], outcome)
+    assert [policy.spend(call, KeyError()) for _ in range(3)] == [True, True, False]
+    answer = RetryBudget(clocked, "api", Budget.parse("50%/10s+1")).look()
+    assert (answer.firsts, answer.retries) == (3, 2)
+    with pytest.raises(PolicyError, match=r"FleetBudget\.budget: expected a retry budget like"):
+        FleetBudget("api", "some")

@@ -14,7 +14,7 @@ from celery_patterns.store import settings
 from servers import RedisServer
 
 DOCS = Path(__file__).parents[3] / "docs" / "patterns"
-PAGES = ["errors.md", "circuit-breaker.md"]
+PAGES = ["errors.md", "circuit-breaker.md", "bulkhead.md"]
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:

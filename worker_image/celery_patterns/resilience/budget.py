@@ -7,28 +7,32 @@ told when the budget may have room again.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from celery_patterns.store import Script, Store
+from celery_patterns.resilience.chunks import standalone
+from celery_patterns.store import Store, StoreError
 from celery_patterns.tasks import options
+from celery_patterns.tasks.patterns import patterns_of
+from celery_patterns.tasks.policy import Call, Fragment, Outcome, Policy, PolicyError, Step
+
+logger = logging.getLogger(__name__)
 
 BUCKETS: Final = 10
 """The window moves on in tenths: the oldest tenth of what it counts leaves at once."""
 
-SCRIPT: Final = Script("""
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local width, buckets = tonumber(ARGV[2]), tonumber(ARGV[3])
+CHUNK: Final = """
+local width, buckets = tonumber(A[2]), tonumber(A[3])
 local epoch = math.floor(now / width)
-local fields = redis.call('HGETALL', KEYS[1])
+local fields = redis.call('HGETALL', K[1])
 local firsts, retries, own_firsts, own_retries, oldest = 0, 0, 0, 0, epoch
 for i = 1, #fields, 2 do
   local at, first, again = string.match(fields[i + 1], '^(%d+),(%d+),(%d+)$')
   at = tonumber(at)
   if at == nil or at <= epoch - buckets or at > epoch then
-    redis.call('HDEL', KEYS[1], fields[i])
+    redis.call('HDEL', K[1], fields[i])
   else
     firsts, retries = firsts + first, retries + again
     if tonumber(again) > 0 and at < oldest then oldest = at end
@@ -36,24 +40,30 @@ for i = 1, #fields, 2 do
   end
 end
 local allowed, wait = 1, 0
-if ARGV[1] == 'first' then
+if A[1] == 'first' then
   firsts, own_firsts = firsts + 1, own_firsts + 1
-elseif ARGV[1] == 'retry' then
-  if retries + 1 <= math.floor(firsts * tonumber(ARGV[4]) + 1e-9) + tonumber(ARGV[5]) then
+elseif A[1] == 'retry' then
+  if retries + 1 <= math.floor(firsts * tonumber(A[4]) + 1e-9) + tonumber(A[5]) then
     retries, own_retries = retries + 1, own_retries + 1
   else
     allowed, wait = 0, (oldest + buckets) * width - now
   end
 end
-if ARGV[1] ~= 'look' and allowed == 1 then
-  redis.call('HSET', KEYS[1], tostring(epoch % buckets),
-             string.format('%.0f,%.0f,%.0f', epoch, own_firsts, own_retries))
-  redis.call('PEXPIRE', KEYS[1], width * (buckets + 1))
+if A[1] ~= 'look' and allowed == 1 then
+  redis.call('HSET', K[1], tostring(epoch % buckets),
+             num(epoch) .. ',' .. num(own_firsts) .. ',' .. num(own_retries))
+  redis.call('PEXPIRE', K[1], width * (buckets + 1))
 end
 return {allowed, firsts, retries, wait}
-""")
-"""KEYS: the budget. ARGV: first | retry | look, bucket (ms), buckets, ratio, minimum.
+"""
+"""K: the budget. A: first | retry | look, bucket (ms), buckets, ratio, minimum.
 Returns {allowed, first tries, retries, ms until the oldest counted retry leaves the window}."""
+
+
+SCRIPT: Final = standalone(CHUNK, "budget")
+
+FRAGMENT: Final = Fragment("budget", admit="return {0}", settle=CHUNK)
+"""A first try is counted when it has run: one that a policy sent away has asked nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +147,76 @@ class RetryBudget:
         return self._ask("look")
 
     def _ask(self, question: str) -> BudgetAnswer:
-        return read_answer(self._store.run(SCRIPT, [self.key], self.budget.arguments(question)))
+        return read_answer(self._store.run(SCRIPT, [self.key], ["", *self.budget.arguments(question)]))
 
 
 def read_answer(answer: Any) -> BudgetAnswer:
     """Read what SCRIPT returned."""
     allowed, firsts, retries, wait = (int(number) for number in answer)
     return BudgetAnswer(allowed == 1, firsts, retries, max(0.0, wait / 1000))
+
+
+@dataclass(frozen=True)
+class FleetBudget(Policy):
+    """A task's retry budget: the same object is its policy, which counts first tries, and its ``Retry``'s budget.
+
+    Tasks that use one name share one budget. Counting costs no round trip of its own; asking for a retry costs one.
+    While the store does not answer, retries are allowed: the backoff still bounds them.
+
+    Raises:
+        PolicyError: If an option is wrong.
+    """
+
+    name: ClassVar[str] = "budget"
+    order: ClassVar[int] = 79
+    needs_store: ClassVar[bool] = True
+
+    dependency: str
+    """Name of the budget, usually of what is asked."""
+    budget: str | Budget = "10%/1m"
+    """``"10%/1m"``, ``"10%/1m+3"``, or a Budget."""
+
+    def __post_init__(self) -> None:
+        options.text("FleetBudget.dependency", self.dependency)
+        try:
+            parsed = self.budget if isinstance(self.budget, Budget) else Budget.parse(str(self.budget))
+        except ValueError as error:
+            raise PolicyError(f"FleetBudget.budget: {error}") from None
+        object.__setattr__(self, "budget", parsed)
+
+    def admission(self, call: Call) -> Step:  # type: ignore[explicit-override]
+        """Take part in the run, so that it is counted at its end."""
+        return Step(FRAGMENT, (self._key(call),))
+
+    def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step | None:  # type: ignore[explicit-override]
+        """Count a first try that ran."""
+        del result, seconds
+        ran = outcome in (Outcome.SUCCESS, Outcome.FAILURE, Outcome.RETRY)
+        question = "first" if ran and call.attempt == 1 else "look"
+        return Step(FRAGMENT, (self._key(call),), tuple(self._parsed.arguments(question)))
+
+    def spend(self, call: Call, error: BaseException) -> bool:
+        """Take one retry out of the budget; False if it is used up."""
+        try:
+            answer = RetryBudget(patterns_of(call.task.app).store, self.dependency, self._parsed).ask_retry()
+        except StoreError as unavailable:
+            logger.warning("%s[%s] is retried outside of its budget: %s", call.name, call.id, unavailable)
+            return True
+        if not answer.allowed:
+            logger.warning(
+                "%s[%s] is not retried after %s: the budget of %r is used up (%d retries of %d first tries)",
+                call.name,
+                call.id,
+                type(error).__name__,
+                self.dependency,
+                answer.retries,
+                answer.firsts,
+            )
+        return answer.allowed
+
+    @property
+    def _parsed(self) -> Budget:
+        return self.budget if isinstance(self.budget, Budget) else Budget.parse(self.budget)
+
+    def _key(self, call: Call) -> str:
+        return patterns_of(call.task.app).key("budget", self.dependency)
