@@ -1,0 +1,209 @@
+"""The application of these tests: every task writes what it does into a Redis list that no part under test touches."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import redis
+from celery import Celery
+
+from celery_patterns.tasks import (
+    Idempotent,
+    PatternTask,
+    Progress,
+    RateLimit,
+    Retry,
+    Singleton,
+    Timeout,
+    current_context,
+    install,
+)
+
+LEDGER = "ledger"
+LEASE_SECONDS = 1.0
+
+app = Celery("shop")
+app.conf.update(
+    broker_url=os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:1/0"),
+    result_backend=os.environ.get("CELERY_RESULT_BACKEND", "redis://127.0.0.1:1/1"),
+    task_acks_late=True,
+    task_retry_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
+    result_extended=True,
+)
+install(app, lease=LEASE_SECONDS)
+
+
+def write(event: str, **fields: Any) -> None:
+    """Add to the ledger."""
+    with redis.Redis.from_url(os.environ["LEDGER_URL"]) as client:
+        client.rpush(LEDGER, json.dumps({"event": event, "pid": os.getpid(), "at": time.time(), **fields}))
+
+
+class Flaky(Exception):  # noqa: N818
+    """What may be tried again."""
+
+
+@app.task(base=PatternTask, name="bare", policies=[])
+def bare(value: Any = None) -> Any:
+    return value
+
+
+@app.task(base=PatternTask, name="charge", policies=[Idempotent(key="{order}")])
+def charge(order: str, seconds: float = 0.0, *, fail: bool = False) -> dict[str, Any]:
+    write("start", key=order, fence=current_context().fence)
+    time.sleep(seconds)
+    if fail:
+        raise Flaky(order)
+    write("finish", key=order)
+    return {"order": order, "paid": True}
+
+
+@app.task(base=PatternTask, name="charge_strictly", policies=[Idempotent(result="conflict", in_flight="reject")])
+def charge_strictly(order: str, seconds: float = 0.0) -> str:
+    write("start", key=order)
+    time.sleep(seconds)
+    return order
+
+
+@app.task(base=PatternTask, name="charge_quietly", policies=[Idempotent(key="{order}", result="ignore")])
+def charge_quietly(order: str) -> str:
+    write("start", key=order)
+    return order
+
+
+def _work(key: str, seconds: float) -> str:
+    write("start", key=key, fence=current_context().fence)
+    time.sleep(seconds)
+    write("finish", key=key)
+    return key
+
+
+@app.task(base=PatternTask, name="report", policies=[Singleton(key="{customer}")], max_retries=3, default_retry_delay=0)
+def report(customer: str, seconds: float = 0.0) -> str:
+    return _work(customer, seconds)
+
+
+@app.task(base=PatternTask, name="report_once", policies=[Singleton(key="{customer}", scope="both", on_duplicate="raise")])
+def report_once(customer: str, seconds: float = 0.0) -> str:
+    return _work(customer, seconds)
+
+
+@app.task(
+    base=PatternTask,
+    name="report_shared",
+    policies=[Singleton(key="{customer}", scope="both", on_duplicate="return_existing")],
+)
+def report_shared(customer: str, seconds: float = 0.0) -> str:
+    return _work(customer, seconds)
+
+
+@app.task(
+    base=PatternTask,
+    name="refresh",
+    policies=[Singleton(key="{customer}", scope="running", on_duplicate="coalesce")],
+)
+def refresh(customer: str, seconds: float = 0.0) -> str:
+    return _work(customer, seconds)
+
+
+@app.task(base=PatternTask, name="call_api", policies=[RateLimit("20/s", key="api:{tenant}", burst=5)])
+def call_api(tenant: str) -> float:
+    write("call", key=tenant)
+    return time.time()
+
+
+@app.task(base=PatternTask, name="call_rarely", policies=[RateLimit("1/m", key="{tenant}", on_limit="drop")])
+def call_rarely(tenant: str) -> str:
+    write("call", key=tenant)
+    return tenant
+
+
+@app.task(base=PatternTask, name="call_strictly", policies=[RateLimit("1/m", key="strict:{tenant}", on_limit="raise")])
+def call_strictly(tenant: str) -> str:
+    return tenant
+
+
+@app.task(base=PatternTask, name="call_patiently", policies=[RateLimit("1/m", key="p:{tenant}", max_defer="1s")])
+def call_patiently(tenant: str) -> str:
+    return tenant
+
+
+@app.task(
+    base=PatternTask,
+    bind=True,
+    name="fetch",
+    policies=[Retry(on=(Flaky, OSError), never=(ConnectionResetError,), max=3, base="10ms", jitter="none")],
+)
+def fetch(self: PatternTask, key: str, failures: int, error: str = "Flaky") -> dict[str, Any]:
+    write("start", key=key, attempt=self.context.attempt)
+    if self.context.attempt <= failures:
+        raise {"Flaky": Flaky, "reset": ConnectionResetError, "key": KeyError}[error](key)
+    return {"attempt": self.context.attempt, "id": self.request.id, "header": self.request.celery_patterns}
+
+
+@app.task(
+    base=PatternTask,
+    name="fetch_rarely",
+    policies=[Retry(on=Flaky, max=1, base=0), RateLimit("2/s", key="fr:{key}", burst=1)],
+)
+def fetch_rarely(key: str) -> dict[str, Any]:
+    call = current_context().call
+    write("start", key=key, attempt=call.attempt, deferrals=call.deferrals)
+    if call.attempt == 1:
+        raise Flaky(key)
+    return {"attempt": call.attempt, "deferrals": call.deferrals}
+
+
+@app.task(base=PatternTask, bind=True, name="retry_by_hand", policies=[Singleton(key="{key}")], max_retries=2)
+def retry_by_hand(self: PatternTask, key: str) -> int:
+    write("start", key=key)
+    if self.context.attempt < 3:
+        raise self.retry(countdown=0)
+    return self.context.attempt
+
+
+@app.task(base=PatternTask, name="slow", policies=[Timeout(soft="500ms", hard="2s"), Singleton(key="{key}")])
+def slow(key: str, seconds: float, *, stubborn: bool = False) -> str:
+    write("start", key=key)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.05)
+        except Exception:
+            if not stubborn:
+                raise
+    return key
+
+
+@app.task(base=PatternTask, name="crawl", policies=[Progress(), Retry(on=Flaky, base=0)])
+def crawl(pages: int, *, fail_at: int | None = None, kill_at: int | None = None) -> dict[str, Any]:
+    context = current_context()
+    begin = (context.restored or {"page": 0})["page"]
+    write("start", key=context.task_id, begin=begin, deliveries=context.deliveries)
+    for page in range(begin, pages):
+        if page == fail_at and context.attempt == 1:
+            raise Flaky(str(page))
+        if page == kill_at and context.deliveries == 1:
+            os.kill(os.getpid(), 9)
+        context.progress(page + 1, pages, f"page {page}")
+        context.checkpoint({"page": page + 1})
+    return {"begin": begin, "deliveries": context.deliveries}
+
+
+@app.task(base=PatternTask, name="wait_for_cancel", policies=[Progress()])
+def wait_for_cancel() -> None:
+    write("start", key=current_context().task_id)
+    while True:
+        current_context().heartbeat()
+        time.sleep(0.02)
+
+
+@app.task(name="collect")
+def collect(values: list[Any]) -> list[Any]:
+    return values

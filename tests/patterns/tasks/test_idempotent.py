@@ -1,0 +1,129 @@
+"""Idempotency with real workers: duplicates, failures, kills, a flush, a store that is away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import group
+from celery.exceptions import TimeoutError as ResultTimeout
+
+from celery_patterns.store import Store
+from celery_patterns.tasks.errors import DuplicateCall
+from patterns.tasks import shop
+from patterns.tasks.conftest import StartWorker
+from servers import Worker, eventually
+
+Ledger = Callable[..., list[dict[str, Any]]]
+WaitStart = Callable[..., dict[str, Any]]
+
+PAID = {"paid": True}
+
+
+def test_calls_with_one_key_run_once_and_all_get_the_result(worker: Worker, ledger: Ledger, key: str) -> None:
+    results = [shop.charge.delay(key, 0.2) for _ in range(8)]
+    assert [result.get(timeout=20) for result in results] == [{"order": key, "paid": True}] * 8
+    assert [entry["event"] for entry in ledger(key)] == ["start", "finish"]
+
+
+def test_a_canvas_keeps_the_promise(worker: Worker, ledger: Ledger, key: str) -> None:
+    chord = group(shop.charge.s(key) for _ in range(3)) | shop.collect.s()
+    assert shop.app.AsyncResult(chord.delay().id).get(timeout=20) == [{"order": key, "paid": True}] * 3
+    assert len(ledger(key, "start")) == 1
+
+
+def test_a_message_without_the_task_class_keeps_it_too(worker: Worker, ledger: Ledger, key: str) -> None:
+    first = shop.app.send_task("charge", [key])
+    second = shop.app.send_task("charge", [], {"order": key})
+    assert first.get(timeout=10) == second.get(timeout=10) == {"order": key, "paid": True}
+    assert len(ledger(key, "start")) == 1
+
+
+def test_a_call_that_failed_may_run_again_with_a_larger_fence(worker: Worker, ledger: Ledger, key: str) -> None:
+    with pytest.raises(shop.Flaky):
+        shop.charge.delay(key, fail=True).get(timeout=10)
+    assert shop.charge.delay(key).get(timeout=10) == {"order": key, "paid": True}
+    first, second = (entry["fence"] for entry in ledger(key, "start"))
+    assert second > first
+
+
+def test_conflict_and_reject_fail_duplicates(worker: Worker, wait_start: WaitStart, key: str) -> None:
+    first = shop.charge_strictly.delay(key, 0.5)
+    wait_start(key)
+    with pytest.raises(DuplicateCall, match=f"runs as task {first.id}"):
+        shop.charge_strictly.delay(key, 0.5).get(timeout=10)
+    assert first.get(timeout=10) == key
+    with pytest.raises(DuplicateCall, match=f"has been done by task {first.id}"):
+        shop.charge_strictly.delay(key, 0.5).get(timeout=10)
+
+
+def test_ignore_ends_duplicates_with_none(worker: Worker, key: str) -> None:
+    assert shop.charge_quietly.delay(key).get(timeout=10) == key
+    assert shop.charge_quietly.delay(key).get(timeout=10) is None
+
+
+def test_a_redelivery_of_the_same_task_gets_its_own_result(worker: Worker, key: str) -> None:
+    first = shop.charge_strictly.apply_async([key], task_id=f"same-{key}")
+    assert first.get(timeout=10) == key
+    shop.app.backend.delete(shop.app.backend.get_key_for_task(first.id))
+    again = shop.charge_strictly.apply_async([key], task_id=first.id)
+    assert again.get(timeout=10) == key
+
+
+def test_after_the_kill_of_a_child_the_key_is_free_at_once(
+    start_worker: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str
+) -> None:
+    """The main process gives the claim back; the task's own retry then runs to its end."""
+    with start_worker(queues=f"q{key}", concurrency=2) as worker:
+        shop.charge.apply_async([key, 30], queue=f"q{key}", task_id=f"victim-{key}")
+        pid = wait_start(key)["pid"]
+        other = shop.charge.apply_async([key], queue=f"q{key}")
+        with pytest.raises(ResultTimeout):
+            other.get(timeout=0.3)
+        os.kill(pid, signal.SIGKILL)
+        assert other.get(timeout=10) == {"order": key, "paid": True}, worker.log()
+        first, second = ledger(key, "start")
+        assert second["fence"] > first["fence"]
+
+
+def test_after_the_kill_of_a_whole_worker_the_next_one_runs_it(
+    start_worker: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str
+) -> None:
+    with start_worker(queues=f"q{key}") as first:
+        result = shop.charge.apply_async([key, 1.5], queue=f"q{key}")
+        wait_start(key)
+        first.kill()
+    with start_worker(queues=f"q{key}") as second:
+        assert result.get(timeout=20) == {"order": key, "paid": True}, second.log()
+    assert [entry["event"] for entry in ledger(key)] == ["start", "start", "finish"]
+
+
+def test_a_flush_in_mid_run_loses_the_memory_and_nothing_else(
+    worker: Worker, store: Store, ledger: Ledger, wait_start: WaitStart, key: str
+) -> None:
+    """What runs commits after the flush, unless another execution began meanwhile: then that one's result counts."""
+    result = shop.charge.delay(key, 1.0)
+    wait_start(key)
+    for name in store.client.scan_iter("{celery-patterns}:*"):
+        store.client.delete(name)
+    duplicate = shop.charge.delay(key, 1.0)
+    assert result.get(timeout=20) == duplicate.get(timeout=20) == {"order": key, "paid": True}
+    assert len(ledger(key, "start")) == 2
+    assert shop.charge.delay(key).get(timeout=10) == {"order": key, "paid": True}
+    assert len(ledger(key, "start")) == 2
+
+
+def test_every_key_has_a_ttl(worker: Worker, store: Store, wait_start: WaitStart, key: str) -> None:
+    result = shop.charge.delay(key, 0.5)
+    wait_start(key)
+    during = _ttls(store)
+    result.get(timeout=10)
+    assert min(during.values()) > 0
+    assert min(eventually(lambda: _ttls(store)).values()) > 0
+
+
+def _ttls(store: Store) -> dict[bytes, int]:
+    return {name: ttl for name in store.client.scan_iter("{celery-patterns}:*") if (ttl := store.client.pttl(name)) != -2}
