@@ -23,6 +23,7 @@ from harness.image_list import DEFAULT_IMAGES
 from harness.layout import Layout
 from harness.load import chosen_images, load_images
 from harness.node import Node
+from harness.programs import HELM_PROGRAM
 from harness.progress import Progress
 
 
@@ -157,6 +158,8 @@ def _run(arguments: argparse.Namespace, layout: Layout, progress: Progress) -> i
     elif command == "exec":
         words = tuple(arguments.arguments)
         _exec(layout, progress, words[1:] if words[:1] == ("--",) else words)
+    elif command == "helm" and (shutil.which("helm") or not missing_programs(layout, (HELM_PROGRAM,))):
+        print(find_helm(layout, progress))  # noqa: T201 - this is the command's result
     else:
         with _alone(layout, progress):
             if command == "helm":
