@@ -54,6 +54,11 @@ def to_outcome(announcement: Announcement, now: datetime) -> Outcome | None:
     )
 
 
+LINGER_SECONDS = 60.0
+"""How long a listener without runs stays: the next workflow of an application usually comes soon. One that stayed for
+good would go on asking for a server that was removed with its application."""
+
+
 class Listening(Protocol):
     """A run, as its listener sees it."""
 
@@ -78,19 +83,36 @@ class BackendListener:
         self._clock = clock
         self._runs: dict[str, Listening] = {}
         self._task: asyncio.Task[None] | None = None
+        self._ending: asyncio.TimerHandle | None = None
 
     def add(self, uid: str, run: Listening) -> None:
         """Begin to tell a run what is announced for its uid."""
         self._runs[uid] = run
+        self._stay()
         if self._task is None:
             self._task = asyncio.create_task(self._listen(), name="announcements")
 
     def remove(self, uid: str) -> None:
-        """End it."""
+        """End it; without runs the listening ends, too, after LINGER_SECONDS."""
         self._runs.pop(uid, None)
+        if not self._runs and self._task is not None:
+            self._stay()
+            self._ending = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._end)
+
+    def _stay(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    def _end(self) -> None:
+        self._ending = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     async def close(self) -> None:
         """Stop listening."""
+        self._stay()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
