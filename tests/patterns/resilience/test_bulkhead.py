@@ -98,12 +98,13 @@ def test_store_that_is_down_is_an_error_and_its_return_a_clean_start() -> None:
     with redis_server() as server, Celery("test", set_as_current=False) as app:
         store = Store(app, StoreSettings(url=server.url()))
         bulkhead = Bulkhead(store, "db", 1)
-        bulkhead.enter()
+        place = bulkhead.enter()
         server.stop()
         with pytest.raises(StoreUnavailable):
             bulkhead.enter()
         server.start()
         assert bulkhead.taken() == 0
+        bulkhead.leave(place)
         store.close()
 
 

@@ -1,0 +1,138 @@
+"""The circuit breaker as a task's policy: its questions travel with those of the other policies, in one round trip."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+from celery_patterns.resilience import circuit_scripts as scripts
+from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, judge
+from celery_patterns.resilience.classification import DEFAULT_RULES, Rules
+from celery_patterns.tasks import options
+from celery_patterns.tasks.keys import check_template, render
+from celery_patterns.tasks.patterns import patterns_of
+from celery_patterns.tasks.policy import (
+    Admit,
+    Call,
+    Decision,
+    Defer,
+    Fragment,
+    Outcome,
+    Policy,
+    PolicyError,
+    Refuse,
+    Step,
+)
+
+FRAGMENT: Final = Fragment(
+    "circuit", admit=scripts.ALLOW_CHUNK, undo=scripts.GIVE_BACK_CHUNK, settle=scripts.RECORD_CHUNK
+)
+
+SPREAD: Final = 0.25
+"""Deferred tasks come back spread over this share of the wait, so that they do not all ask for the one trial."""
+
+
+@dataclass(frozen=True)
+class Circuit(Policy):
+    """Let the task run only while what it depends on works.
+
+    Args:
+        circuit: The circuit's name, a template over the task's arguments: ``"payments-api"``, ``"api:{tenant}"``.
+        window, min_calls, failure_rate, slow_call, slow_rate, open_for, trials, trial_lease, if_store_down: See
+            ``CircuitSettings``; durations are seconds or texts such as ``"30s"``.
+        on_open: ``defer``: the message comes back when the circuit may have closed, at no cost of retries; ``fail``:
+            the task fails with CircuitOpen.
+        max_defer: The longest a task is deferred in all before it fails; None: for ever.
+        rules: How exceptions are classified; transient ones and throttling count as failures.
+    """
+
+    name: ClassVar[str] = "circuit"
+    order: ClassVar[int] = 50
+    needs_store: ClassVar[bool] = True
+
+    circuit: str
+    window: options.Duration = "60s"
+    min_calls: int = 20
+    failure_rate: float = 0.5
+    slow_call: options.Duration | None = None
+    slow_rate: float = 0.8
+    open_for: options.Duration = "30s"
+    trials: int = 1
+    trial_lease: options.Duration = "60s"
+    on_open: str = "defer"
+    max_defer: options.Duration | None = None
+    if_store_down: str = "closed"
+    rules: Rules = DEFAULT_RULES
+    settings: CircuitSettings = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        options.text("circuit", self.circuit)
+        options.choice("circuit: on_open", self.on_open, ("defer", "fail"))
+        if self.max_defer is not None:
+            options.duration("circuit: max_defer", self.max_defer)
+        try:
+            settings = CircuitSettings(
+                window_seconds=options.duration("window", self.window),
+                minimum_calls=options.whole("min_calls", self.min_calls, low=1),
+                failure_rate=self.failure_rate,
+                slow_seconds=None if self.slow_call is None else options.duration("slow_call", self.slow_call),
+                slow_rate=self.slow_rate,
+                open_seconds=options.duration("open_for", self.open_for),
+                trials=options.whole("trials", self.trials, low=1),
+                trial_seconds=options.duration("trial_lease", self.trial_lease),
+                store_down=self.if_store_down,  # type: ignore[arg-type] # checked there
+            )
+        except ValueError as error:
+            raise PolicyError(f"circuit: {error}") from None
+        object.__setattr__(self, "settings", settings)
+
+    def bind(self, task: Any) -> None:  # type: ignore[explicit-override]
+        """Check the name's template against the task's arguments."""
+        check_template("circuit", self.circuit, task)
+
+    def admission(self, call: Call) -> Step:  # type: ignore[explicit-override]
+        """Ask for leave."""
+        return Step(FRAGMENT, (self._key(call),), tuple(self.settings.allow_arguments()))
+
+    def admitted(self, call: Call, reply: list[Any]) -> Decision:  # type: ignore[explicit-override]
+        """Run it, or what ``on_open`` says."""
+        refused, generation, wait_ms, trial = (int(number) for number in reply)
+        if refused:
+            return self._refuse(call, wait_ms / 1000)
+        call.notes[self.name] = (generation, bool(trial))
+        return Admit()
+
+    def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step:  # type: ignore[explicit-override]
+        """Count how it went."""
+        generation, _ = call.notes[self.name]
+        if outcome is Outcome.SUCCESS:
+            failed: bool | None = False
+        elif outcome in (Outcome.FAILURE, Outcome.RETRY) and isinstance(result, BaseException):
+            failed = judge(result, self.rules)
+        else:
+            failed = None
+        arguments = self.settings.record_arguments(generation, failed=failed, seconds=seconds)
+        return Step(FRAGMENT, (self._key(call),), tuple(arguments))
+
+    def settled(self, call: Call, outcome: Outcome, reply: Any) -> None:  # type: ignore[explicit-override]
+        """Tell the log when this call changed the circuit."""
+        del outcome
+        breaker = CircuitBreaker(patterns_of(call.task.app).store, render(self.circuit, call.arguments), self.settings)
+        breaker.read_recorded(reply, trial=call.notes[self.name][1])
+
+    def store_down(self, call: Call, error: Exception) -> Decision:  # type: ignore[explicit-override]
+        """Run it, or what ``on_open`` says: the circuit cannot be read."""
+        del error
+        return Admit() if self.settings.store_down == "closed" else self._refuse(call, self.settings.open_seconds)
+
+    def _refuse(self, call: Call, seconds: float) -> Decision:
+        name = render(self.circuit, call.arguments)
+        if self.on_open == "fail":
+            return Refuse(CircuitOpen(name, seconds))
+        spread = seconds * (1 + SPREAD * random.random())
+        limit = None if self.max_defer is None else options.duration("circuit: max_defer", self.max_defer)
+        return Defer(spread, f"the circuit {name!r} is open", give_up_after=limit)
+
+    def _key(self, call: Call) -> str:
+        return patterns_of(call.task.app).key("circuit", render(self.circuit, call.arguments))
