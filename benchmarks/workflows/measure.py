@@ -84,6 +84,7 @@ class Measurements:
         if "memory" in parts:
             self._memory_loaded()
         self._stage.clear()
+        self._stage.end_bare()
         if "fanout" in parts:
             self._fanout()
         if "large" in parts and self._sizes.large_items:
@@ -126,7 +127,9 @@ class Measurements:
                 )
 
     def _memory_loaded(self) -> None:
-        self.details["memory_finished_mib"] = self._stage.memory_mib()
+        loaded = self._stage.memory_mib()
+        self._load("memory: as many once more", "many", "workflow", self._sizes.workflows)
+        self.details["memory_per_workflow_kib"] = (self._stage.memory_mib() - loaded) * 1024 / self._sizes.workflows
         self._stage.add_empty_pools(self._sizes.empty_pools)
         time.sleep(SETTLE_SECONDS)
         self.details["memory_loaded_mib"] = self._stage.memory_mib()
@@ -191,15 +194,12 @@ class Measurements:
     def _memory_figures(self) -> list[Figure]:
         found = self.details.get
         sizes = self._sizes
-        loaded = f"… with {sizes.workflows} finished workflows, {sizes.empty_pools} pools, MiB"
-        before, after = found("memory_idle_mib"), found("memory_finished_mib")
-        done = sizes.workflows * sizes.throughput_repeats
-        each = None if before is None or after is None else max(0.0, after - before) * 1024 / done
+        loaded = f"… with {2 * sizes.workflows} finished workflows, {sizes.empty_pools} pools, MiB"
         bare_idle, bare_loaded = found("memory_idle_bare_mib"), found("memory_loaded_bare_mib")
         return [
-            figure("memory_idle_mib", "operator's memory idle, MiB", (before, bare_idle), goal=120),
+            figure("memory_idle_mib", "operator's memory idle, MiB", (found("memory_idle_mib"), bare_idle), goal=120),
             figure("memory_loaded_mib", loaded, (found("memory_loaded_mib"), bare_loaded), goal=160),
-            figure("memory_per_workflow_kib", "… growth for each finished workflow, KiB", each, goal=10),
+            figure("memory_per_workflow_kib", "… growth for each more, KiB", found("memory_per_workflow_kib"), goal=10),
         ]
 
     def _steps_of(self, kind: Kind) -> list[float]:

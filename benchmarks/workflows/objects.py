@@ -26,7 +26,8 @@ _SECURITY = {
     "capabilities": {"drop": ["ALL"]},
     "readOnlyRootFilesystem": True,
 }
-_ENVIRONMENT = {"NAMESPACE": NAMESPACE, "BROKER_URL": BROKER_URL, "BACKEND_URL": BACKEND_URL}
+_ENVIRONMENT = {"NAMESPACE": NAMESPACE, "BROKER_URL": BROKER_URL, "BACKEND_URL": BACKEND_URL, "USER": "bench"}
+"""kopf names itself after the user, and a pod has none."""
 
 
 def namespace() -> Manifest:

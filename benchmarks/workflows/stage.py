@@ -101,6 +101,7 @@ class Stage:
         if result.returncode != 0:
             words = (result.stderr or "")[-2000:]
             raise StageError(f"load {' '.join(map(str, arguments))} ended with {result.returncode}\n{words}")
+        self._refuse_company()  # one that came meanwhile has taken part
         measured: dict[str, Any] = json.loads(result.stdout)
         return measured
 
@@ -109,6 +110,10 @@ class Stage:
         self.load("clear", "workflow", 0)
         self.load("clear", "bare", 0)
         self._kubectl("exec", "-n", objects.NAMESPACE, "redis", "--", "redis-cli", "FLUSHALL")
+
+    def end_bare(self) -> None:
+        """End the bare operator: it listens to all results, which would cost in measurements that it has no part in."""
+        self._kubectl("delete", "pod", "bare", "-n", objects.NAMESPACE, "--wait=true")
 
     def memory_mib(self, *, bare: bool = False) -> float:
         """Return the resident memory of an operator's process, in MiB."""
