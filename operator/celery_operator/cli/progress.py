@@ -170,8 +170,7 @@ class Lines:
 
 def _workflow_line(workflow: Manifest) -> tuple[str, str]:
     status: dict[str, Any] = workflow.get("status") or {}
-    trouble = trouble_of(workflow)
-    line = f"{workflow['metadata']['name']}: {status.get('phase', 'Pending')}" + (f": {trouble}" if trouble else "")
+    line = f"{workflow['metadata']['name']}: {status.get('phase', 'Pending')}"
     return line, f", {status.get('progress', '0/0')} tasks done"
 
 

@@ -14,10 +14,12 @@ from celery_operator.cli.picture import ASCII, PRETTY, duration
 from celery_operator.cli.progress import last_lines
 from celery_operator.cli.values import show_output
 from celery_operator.local.node import tail
+from celery_operator.local.objects import key_of
 from celery_operator.local.outcome import Outcome, seconds_between
 from celery_operator.local.run import LocalRun
 
 MOST_FAILURES = 5
+MOST_COUNTS = 16
 LOG_LINES = 12
 
 
@@ -63,12 +65,26 @@ def _indented(console: Console, what: RenderableType) -> None:
         console.print(Padding(what, (0, 0, 0, 2), expand=False))
 
 
+def print_pools(console: Console, run: LocalRun) -> None:
+    """Print how many workers each pool had in the course of the run."""
+    arrow = " > " if console.options.ascii_only else " → "
+    courses = [(pool["metadata"]["name"], run.gauges.course.get(key_of(pool), [])) for pool in run.pools()]
+    told = [(name, course) for name, course in courses if len(course) > 1]
+    if told:
+        console.print()
+    for name, course in told:
+        shown = [*course[:MOST_COUNTS], "…"] if len(course) > MOST_COUNTS else course
+        text = Text.assemble("workers of ", (name, "bold magenta"), "  ", arrow.join(map(str, shown)))
+        console.print(text, highlight=False)
+
+
 def print_worker_logs(console: Console, run: LocalRun) -> None:
     """Print the end of the log that was written to last, and where the others are."""
     logs = run.logs()
     if logs:
         console.print()
-        console.print(last_lines(tail(logs[-1], LOG_LINES), f"The end of {logs[-1]}:"))
+        lines = last_lines(tail(logs[-1], LOG_LINES), f"The end of {logs[-1].name}:")
+        console.print(lines, soft_wrap=True, highlight=False)
 
 
 def to_json(outcomes: Sequence[Outcome], *, error: str = "") -> str:

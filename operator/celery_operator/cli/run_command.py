@@ -13,7 +13,7 @@ from rich.console import Console
 
 from celery_operator.cli.exit_codes import ExitCode
 from celery_operator.cli.progress import Progress, progress_for
-from celery_operator.cli.results import print_outcomes, print_worker_logs, to_json
+from celery_operator.cli.results import print_outcomes, print_pools, print_worker_logs, to_json
 from celery_operator.local.manifests import Document
 from celery_operator.local.outcome import Outcome, outcome_of
 from celery_operator.local.redis_program import NoRedisError
@@ -158,6 +158,7 @@ def _tell(ending: _Ending, run: LocalRun, settings: RunSettings, out: Console, e
         out.print(to_json(ending.outcomes, error=ending.error), highlight=False, markup=False, soft_wrap=True)
     else:
         print_outcomes(out, ending.outcomes)
+        print_pools(out, run)
     if ending.error:
         err.print(f"\nerror: {ending.error}", style="red", highlight=False, markup=False, soft_wrap=True)
     if ending.code is ExitCode.UNFINISHED and not settings.as_json:

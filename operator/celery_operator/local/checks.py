@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from celery_operator.adapters.clock import SystemClock
+from celery_operator.adapters.connections import CeleryConnections
 from celery_operator.api.app import AppSpec, CeleryApp, SecretKeyRef
 from celery_operator.api.validation import InvalidResource, validate_resource
 from celery_operator.api.worker_pool import CeleryWorkerPool, WorkerPoolSpec
@@ -12,11 +15,20 @@ from celery_operator.api.workflow import CeleryWorkflow, WorkflowSpec
 from celery_operator.domain.errors import SpecError
 from celery_operator.domain.pools.validation import check_pool
 from celery_operator.domain.workflows.compile import compile_workflow
-from celery_operator.local.container import data_of
 from celery_operator.local.manifests import OUR_KINDS, Document, Problem, did_you_mean
 from celery_operator.local.objects import key_of
+from celery_operator.services.ports import Manifest, ObjectKey
 
+Model = CeleryApp | CeleryWorkerPool | CeleryWorkflow
 _LEADING_PATH = re.compile(r"^(spec(?:[.\[][^\s:(]+)?)[:\s]+")
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the documents bring."""
+
+    apps: dict[ObjectKey, AppSpec] = field(default_factory=dict)
+    secrets: dict[ObjectKey, Manifest] = field(default_factory=dict)
 
 
 def check(documents: Sequence[Document]) -> tuple[list[Problem], list[Problem]]:
@@ -26,7 +38,11 @@ def check(documents: Sequence[Document]) -> tuple[list[Problem], list[Problem]]:
     """
     wrong: list[Problem] = []
     missing: list[Problem] = []
+    valid: list[tuple[Document, Model]] = []
+    known = _Known()
     for document in documents:
+        if document.manifest["kind"] == "Secret":
+            known.secrets[key_of(document.manifest)] = document.manifest
         if document.manifest["kind"] not in OUR_KINDS:
             continue
         try:
@@ -37,11 +53,17 @@ def check(documents: Sequence[Document]) -> tuple[list[Problem], list[Problem]]:
         except SpecError as error:
             wrong.append(_located(document, error.message))
         else:
-            missing.extend(_missing(document, model, documents))
+            valid.append((document, model))
+            if isinstance(model, CeleryApp):
+                known.apps[key_of(document.manifest)] = model.spec
+    for document, model in valid:
+        wrong.extend(_wrong_servers(document, model.spec, known))
+        wrong.extend(_wrong_keys(document, model.spec, known))
+        missing.extend(_missing(document, model.spec, known))
     return wrong, missing
 
 
-def _plan(model: CeleryApp | CeleryWorkerPool | CeleryWorkflow) -> None:
+def _plan(model: Model) -> None:
     """Do with a valid resource what the operator does first. Raises SpecError."""
     if isinstance(model, CeleryWorkflow):
         compile_workflow(model.spec)
@@ -49,41 +71,80 @@ def _plan(model: CeleryApp | CeleryWorkerPool | CeleryWorkflow) -> None:
         check_pool(model.spec)
 
 
-def _located(document: Document, message: str) -> Problem:
+def _located(document: Document, message: str, path: str = "") -> Problem:
     """Return the problem of a message that may begin with the path of its field."""
     found = _LEADING_PATH.match(message)
     if found is None:
-        return document.problem(message)
+        return document.problem(message, path)
     return document.problem(message[found.end() :], found[1])
 
 
-def _missing(
-    document: Document, model: CeleryApp | CeleryWorkerPool | CeleryWorkflow, documents: Sequence[Document]
+def _app_of(
+    document: Document, spec: AppSpec | WorkerPoolSpec | WorkflowSpec, known: _Known
+) -> tuple[AppSpec | None, str]:
+    """Return the application that a resource is, holds or names (None: it is not known), and the path to it."""
+    if isinstance(spec, AppSpec):
+        return spec, "spec"
+    if spec.app is not None:
+        return spec.app, "spec.app"
+    name = "" if spec.app_ref is None else spec.app_ref.name
+    return known.apps.get(ObjectKey(key_of(document.manifest).namespace, name)), "spec.appRef"
+
+
+def _wrong_servers(
+    document: Document, spec: AppSpec | WorkerPoolSpec | WorkflowSpec, known: _Known
 ) -> Iterator[Problem]:
-    """Yield a problem for each application, Secret and Secret's key that no document brings."""
+    """Yield problems of URLs that no adapter can read, and of a workflow whose application has no result backend."""
+    app, path = _app_of(document, spec, known)
+    if app is None:
+        return
+    connection = app.connection
+    if path != "spec.appRef":  # else it is told where it stands
+        connections = CeleryConnections(SystemClock())  # connects to nothing before it is used
+        for name, endpoint, opened in (
+            ("broker", connection.broker, connections.broker),
+            ("resultBackend", connection.result_backend, connections.result_backend),
+        ):
+            if endpoint is not None and endpoint.url is not None:
+                try:
+                    opened(endpoint.url)
+                except SpecError as error:
+                    yield _located(document, error.message, f"{path}.connection.{name}.url")
+    if isinstance(spec, WorkflowSpec) and connection.result_backend is None:
+        message = "its application has no resultBackend: a workflow's steps cannot be followed without results"
+        yield document.problem(message, path)
+
+
+def _missing(document: Document, spec: AppSpec | WorkerPoolSpec | WorkflowSpec, known: _Known) -> Iterator[Problem]:
+    """Yield a problem for each application and Secret that no document brings."""
     namespace = key_of(document.manifest).namespace
-    present = {
-        (other.manifest["kind"], *key_of(other.manifest)): other.manifest
-        for other in documents
-        if key_of(other.manifest).namespace == namespace
-    }
-    spec = model.spec
-    if isinstance(spec, WorkerPoolSpec | WorkflowSpec) and spec.app_ref is not None:
+    app, path = _app_of(document, spec, known)
+    if not isinstance(spec, AppSpec) and spec.app_ref is not None:
         name = spec.app_ref.name
-        if ("CeleryApp", namespace, name) not in present:
-            known = [found for kind, _, found in present if kind == "CeleryApp"]
-            hint = did_you_mean(name, known)
+        if app is None:
+            hint = did_you_mean(name, [key.name for key in known.apps if key.namespace == namespace])
             yield document.problem(f"there is no CeleryApp {name} in these files.{hint}", "spec.appRef.name")
-    app, path = (spec, "spec") if isinstance(spec, AppSpec) else (spec.app, "spec.app")
+        return
     for where, reference in _secrets(app, path):
-        secret = present.get(("Secret", namespace, reference.name))
+        secret = known.secrets.get(ObjectKey(namespace, reference.name))
         if secret is None:
             yield document.problem(f"there is no Secret {reference.name} in these files", f"{where}.name")
-        elif reference.key not in data_of(secret):
-            keys = sorted(data_of(secret))
-            hint = did_you_mean(reference.key, keys)
-            message = f"Secret {reference.name} has no key {reference.key}; it has {', '.join(keys) or 'none'}.{hint}"
-            yield document.problem(message, f"{where}.key")
+
+
+def _wrong_keys(document: Document, spec: AppSpec | WorkerPoolSpec | WorkflowSpec, known: _Known) -> Iterator[Problem]:
+    """Yield a problem for each key that a Secret among the documents does not have."""
+    app, path = _app_of(document, spec, known)
+    for where, reference in _secrets(None if path == "spec.appRef" else app, path):
+        secret = known.secrets.get(ObjectKey(key_of(document.manifest).namespace, reference.name))
+        keys = [] if secret is None else _keys(secret)
+        if secret is not None and reference.key not in keys:
+            has = f"it has {', '.join(keys)}.{did_you_mean(reference.key, keys)}" if keys else "it has none"
+            yield document.problem(f"Secret {reference.name} has no key {reference.key}; {has}", f"{where}.key")
+
+
+def _keys(secret: Mapping[str, object]) -> list[str]:
+    parts = (secret.get("data"), secret.get("stringData"))
+    return sorted({str(key) for part in parts if isinstance(part, Mapping) for key in part})
 
 
 def _secrets(app: AppSpec | None, path: str) -> Iterator[tuple[str, SecretKeyRef]]:

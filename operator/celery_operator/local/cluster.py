@@ -14,7 +14,7 @@ from celery_operator.local.node import Node
 from celery_operator.local.objects import EventType, ObjectStore, Watcher
 from celery_operator.services.ports import Clock, EventRecord, Manifest, ObjectKey
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 """How long workers get to end what they run when the local cluster is closed."""
 
 

@@ -10,7 +10,7 @@ from celery_operator.domain.errors import CeleryOperatorError
 from celery_operator.domain.pools import naming
 from celery_operator.domain.pools.observation import observed_pod
 from celery_operator.local.deployments import is_leaving, is_ready
-from celery_operator.local.objects import ObjectStore, key_of
+from celery_operator.local.objects import EventType, ObjectStore, key_of
 from celery_operator.services.apps import AppResolver
 from celery_operator.services.ports import Connections, Manifest, ObjectKey, WorkerAgents
 
@@ -40,6 +40,9 @@ class PoolGauges:
         self.looked = asyncio.Event()
         """Set after every look."""
         self.history: dict[ObjectKey, list[PoolGauge]] = {}
+        self.course: dict[ObjectKey, list[int]] = {}
+        """Ready workers whenever their number changed, seen as it happens."""
+        store.watch(self._observe)
 
     async def run(self) -> None:
         """Look for ever."""
@@ -50,16 +53,21 @@ class PoolGauges:
             self.looked.set()
             await asyncio.sleep(LOOK_SECONDS)
 
+    def _observe(self, kind: str, _event: EventType, manifest: Manifest) -> None:
+        pool = manifest["metadata"].get("labels", {}).get(naming.LABEL_POOL)
+        if kind != "Pod" or pool is None:
+            return
+        key = ObjectKey(manifest["metadata"]["namespace"], pool)
+        ready = sum(1 for pod in pods_of_pool(self._store, key) if is_ready(pod))
+        course = self.course.setdefault(key, [0])
+        if course[-1] != ready:
+            course.append(ready)
+
     async def _look(self, key: ObjectKey, manifest: Manifest) -> PoolGauge:
         deployment = self._store.get("Deployment", ObjectKey(key.namespace, naming.deployment_name(key.name)))
         if deployment is None:
             return PoolGauge(0, 0, waiting=await self._waiting(key, manifest))
-        labels = naming.pool_labels(key.name).items()
-        pods = [
-            pod
-            for pod in self._store.list("Pod", key.namespace)
-            if labels <= pod["metadata"]["labels"].items() and not is_leaving(pod)
-        ]
+        pods = pods_of_pool(self._store, key)
         addresses = [observed_pod(pod).address for pod in pods if is_ready(pod)]
         states = await asyncio.gather(*(self._agents.state(address) for address in addresses if address))
         return PoolGauge(
@@ -78,3 +86,13 @@ class PoolGauges:
         except CeleryOperatorError:
             return None
         return sum(waiting.values())
+
+
+def pods_of_pool(store: ObjectStore, key: ObjectKey) -> list[Manifest]:
+    """Return the pool's pods that are not being deleted."""
+    labels = naming.pool_labels(key.name).items()
+    return [
+        pod
+        for pod in store.list("Pod", key.namespace)
+        if labels <= pod["metadata"]["labels"].items() and not is_leaving(pod)
+    ]

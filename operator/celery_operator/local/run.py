@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,7 +23,7 @@ from celery_operator.api.conditions import ConditionType
 from celery_operator.local.cluster import CLOSE_SECONDS, LocalCluster
 from celery_operator.local.connections import MappedConnections
 from celery_operator.local.container import data_of
-from celery_operator.local.gauges import PoolGauges
+from celery_operator.local.gauges import PoolGauges, pods_of_pool
 from celery_operator.local.hosts import HostMap
 from celery_operator.local.manifests import OUR_KINDS, PLAIN_KINDS, Document
 from celery_operator.local.objects import key_of
@@ -39,6 +39,11 @@ ORDER: Final = (*PLAIN_KINDS, *OUR_KINDS)
 """What others refer to comes first, so that nothing is refused for what the next document brings."""
 LOOK_SECONDS: Final = 0.5
 """How often it is looked whether a run has stalled, or a pool has become idle; ends of workflows are pushed."""
+PART_CLOSE_SECONDS: Final = 5.0
+STARTS_IN_VAIN: Final = 3
+"""A worker that has ended this often in a row will not run the next time either: its application cannot be imported."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +128,44 @@ class LocalRun:
         return bool(history) and max(history[-1].ready, history[-1].desired) <= int(scaling.get("minReplicas", 0))
 
     def _look_for_trouble(self) -> None:
-        """Raise GivenUpError if a pool is refused, or a workflow has been stalled for too long."""
-        for pool in self.pools():
-            accepted = condition(pool, ConditionType.ACCEPTED)
+        """Raise GivenUpError if an application or pool is refused, or a workflow has been stalled for too long."""
+        for manifest in (*self._in_order("CeleryApp"), *self.pools()):
+            accepted = condition(manifest, ConditionType.ACCEPTED)
             if accepted.get("status") == "False":
-                raise GivenUpError(_refusal(pool, accepted))
+                raise GivenUpError(_refusal(manifest, accepted))
         limit, now = self.options.give_up_after, SystemClock().now()
+        if limit is None:
+            return
+        self._look_at_workers()
         for workflow in self.workflows():
             since = stalled_for(workflow, now)
-            if limit is not None and since is not None and since >= limit and outcome_of(workflow) is None:
+            if since is not None and since >= limit and outcome_of(workflow) is None:
                 stalled = condition(workflow, ConditionType.STALLED)
                 seconds = f"no progress for {since.total_seconds():.0f} s"
                 raise GivenUpError(f"{_refusal(workflow, stalled)} ({seconds})")
+
+    def _look_at_workers(self) -> None:
+        """Raise GivenUpError if all workers of a pool end as soon as they have begun."""
+        for pool in self.pools():
+            pods = pods_of_pool(self.cluster.store, key_of(pool))
+            endings = [_ending(pod) for pod in pods]
+            if endings and all(ending is not None for ending in endings):
+                name = pool["metadata"]["name"]
+                raise GivenUpError(f"CeleryWorkerPool {name}: its workers end as soon as they start: {endings[0]}")
 
     def _observe(self, kind: str, event: str, manifest: Manifest) -> None:
         if kind in OUR_KINDS:
             self._controller.observe(kind, manifest, deleted=event == "DELETED")
             self._changed.set()
+
+
+def _ending(pod: Manifest) -> str | None:
+    """Return how a worker that was started in vain ended; None for any other."""
+    for container in pod["status"].get("containerStatuses", ()):
+        waiting = container["state"].get("waiting")
+        if waiting and not container["started"] and container["restartCount"] >= STARTS_IN_VAIN:
+            return str(waiting["message"])
+    return None
 
 
 def _refusal(manifest: Manifest, said: Mapping[str, str]) -> str:
@@ -164,7 +190,7 @@ async def local_run(
             hosts = HostMap(named=options.map_hosts, embedded=url)
         clock = SystemClock()
         plain_connections = CeleryConnections(clock)
-        stack.push_async_callback(plain_connections.close_all)
+        stack.push_async_callback(_closed, plain_connections.close_all, "connections")
         agents = AiohttpWorkerAgents()
         stack.push_async_callback(agents.close)
         connections = MappedConnections(plain_connections, hosts)
@@ -173,14 +199,14 @@ async def local_run(
         await cluster.__aenter__()
         apps = AppResolver(cluster)
         engine = WorkflowEngine(cluster=cluster, connections=connections, apps=apps, clock=clock)
-        stack.push_async_callback(engine.close)
+        stack.push_async_callback(_closed, engine.close, "workflows")
         pools = PoolReconciler(
             cluster=cluster, connections=connections, agents=agents, apps=apps, clock=clock, worker_image="local"
         )
         app_reconciler = AppReconciler(cluster=cluster, connections=connections, apps=apps, clock=clock)
         reconcilers: dict[str, Reconciler] = {"CeleryApp": app_reconciler, "CeleryWorkerPool": pools}
         controller = Controller(reconcilers=reconcilers, workflows=engine)
-        stack.push_async_callback(controller.close)
+        stack.push_async_callback(_closed, controller.close, "controller")
         gauges = PoolGauges(cluster.store, connections, agents, apps)
         await stack.enter_async_context(_in_background(gauges.run()))
         yield LocalRun(cluster, controller, gauges, directory, options)
@@ -236,6 +262,15 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def _closed(close: Callable[[], Awaitable[None]], what: str) -> None:
+    """Close a part; one that takes too long does not keep the workers from being ended."""
+    try:
+        async with asyncio.timeout(PART_CLOSE_SECONDS):
+            await close()
+    except TimeoutError:
+        log.warning("closing took too long", part=what, seconds=PART_CLOSE_SECONDS)
 
 
 def _texts(manifest: Manifest) -> list[str]:
