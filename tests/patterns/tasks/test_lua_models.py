@@ -1,0 +1,301 @@
+"""The policies' Lua against plain models: deliveries repeated, reordered, late, lost, and a flush at any moment.
+
+The scripts are the real ones on a real server; only their clock is the test's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from celery import Celery
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_patterns.store import StoreSettings
+from celery_patterns.store.leases import KEEP_MS, RELEASE, RENEW
+from celery_patterns.tasks import Idempotent, PatternTask, RateLimit, Singleton, composition, install
+from celery_patterns.tasks.composition import Taken
+from celery_patterns.tasks.patterns import patterns_of
+from celery_patterns.tasks.policy import Call, Outcome, Publication
+from patterns.resilience.clocked import ClockedStore
+from servers import RedisServer
+
+LEASE_MS = 3_000
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Celery]:
+    with Celery("models", set_as_current=False) as app:
+        yield install(app)
+
+
+@pytest.fixture
+def clocked(redis: RedisServer, app: Celery) -> Iterator[ClockedStore]:
+    store = ClockedStore(app, StoreSettings(url=redis.url(5)))
+    store.client.flushdb()
+    store.set_clock(1_800_000_000_000)
+    patterns_of(app)._store = store
+    yield store
+    store.close()
+
+
+def echo(key: str) -> str:
+    return key
+
+
+def _call(task: Any, task_id: str, token: str, key: str) -> Call:
+    return Call(task=task, id=task_id, token=token, arguments={"key": key})
+
+
+# ------------------------------------------------------------------------------------------- claims and locks together
+
+
+@dataclass
+class Model:
+    """What the documentation says: a lease for each task, a record and a lock for each key."""
+
+    tasks: dict[str, tuple[str, int]] = field(default_factory=dict)
+    records: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """key -> (running | done, holder, result)."""
+    locks: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, str] = field(default_factory=dict)
+    deliveries: dict[str, int] = field(default_factory=dict)
+
+    def alive(self, holder: str | None, now: int) -> bool:
+        if holder is None:
+            return False
+        task_id, _, token = holder.rpartition("|")
+        held = self.tasks.get(task_id)
+        return held is not None and held[0] == token and held[1] > now
+
+    def admit(self, call: Call, key: str, now: int) -> tuple[Any, ...]:
+        held = self.tasks.get(call.id)
+        if held is not None and held[0] != call.token and held[1] > now:
+            return ("running", held[1] - now)
+        if held is None or held[0] != call.token:
+            self.deliveries[call.id] = self.deliveries.get(call.id, 0) + 1
+        self.tasks[call.id] = (call.token, now + LEASE_MS)
+        record = self.records.get(key)
+        if record is not None and record[0] == "done":
+            self._stop(call)
+            return ("stopped", 1, record[2])
+        if record is not None and record[1] != call.holder and self.alive(record[1], now):
+            self._stop(call)
+            return ("stopped", 2, record[1])
+        lock = self.locks.get(key)
+        if lock is not None and lock != call.holder and self.alive(lock, now):
+            self.records.pop(key, None)
+            self._stop(call)
+            return ("stopped", 1, lock)
+        self.records[key] = ("running", call.holder, "")
+        self.locks[key] = call.holder
+        if self.waiting.get(key) == call.id:
+            del self.waiting[key]
+        return ("admitted", self.deliveries[call.id])
+
+    def _stop(self, call: Call) -> None:
+        self.tasks[call.id] = (call.token, 0)
+        self.deliveries[call.id] -= 1
+        if self.deliveries[call.id] <= 0:
+            del self.tasks[call.id], self.deliveries[call.id]
+
+    def settle(self, call: Call, key: str, outcome: Outcome, result: str) -> tuple[bool, int]:
+        record = self.records.get(key)
+        other = record is not None and record[1] != call.holder
+        if not other:
+            if outcome is Outcome.SUCCESS:
+                self.records[key] = ("done", call.holder, result)
+            elif record is None or record[0] != "done":
+                self.records.pop(key, None)
+        if self.locks.get(key) == call.holder:
+            del self.locks[key]
+        mine = self.tasks.get(call.id, ("", 0))[0] == call.token
+        if mine and outcome in (Outcome.RETRY, Outcome.DEFERRED):
+            self.tasks[call.id] = (call.token, 0)
+        elif mine:
+            del self.tasks[call.id]
+            self.deliveries.pop(call.id, None)
+        return mine, int(other)
+
+    def renew(self, call: Call, now: int) -> int:
+        held = self.tasks.get(call.id)
+        if held is None or held[0] != call.token or held[1] == 0:
+            return 0
+        self.tasks[call.id] = (call.token, now + LEASE_MS)
+        return 1
+
+    def release(self, call: Call) -> None:
+        if self.tasks.get(call.id, ("", 0))[0] == call.token:
+            self.tasks[call.id] = (call.token, 0)
+
+    def queue(self, task_id: str, key: str, now: int) -> str | None:
+        if self.waiting.get(key, task_id) != task_id:
+            return self.waiting[key]
+        lock = self.locks.get(key)
+        if lock is not None and self.alive(lock, now):
+            return lock.rpartition("|")[0]
+        self.waiting[key] = task_id
+        return None
+
+
+which = st.integers(0, 5)
+Event = st.one_of(
+    st.tuples(st.just("admit"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
+    st.tuples(st.just("admit"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
+    st.tuples(st.just("settle"), which, st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE, Outcome.RETRY])),
+    st.tuples(st.just("settle"), which, st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE, Outcome.RETRY])),
+    st.tuples(st.just("again"), which),
+    st.tuples(st.just("renew"), which),
+    st.tuples(st.just("release"), which),
+    st.tuples(st.just("publish"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
+    st.tuples(st.just("unpublish"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
+    st.tuples(st.just("pass"), st.sampled_from([1, 1_000, LEASE_MS, MINUTE])),
+    st.tuples(st.just("flush")),
+)
+
+
+class Stage:
+    """Drives the scripts and the model side by side."""
+
+    def __init__(self, store: ClockedStore, app: Celery) -> None:
+        store.client.flushdb()
+        store.set_clock(1_800_000_000_000)
+        self.store = store
+        self.model = Model()
+        self.idempotent = Idempotent(key="{key}", ttl="10d")
+        self.singleton = Singleton(key="{key}", scope="both", on_duplicate="return_existing")
+        name = "models.both"
+        self.task = app.tasks.get(name) or app.task(
+            base=PatternTask, name=name, policies=[self.idempotent, self.singleton]
+        )(echo)
+        self.calls: list[tuple[Call, str]] = []
+        self.fences: dict[str, tuple[str, int]] = {}
+        self.committed: dict[str, str] = {}
+
+    def admit(self, task_id: str, key: str) -> None:
+        self._admit(_call(self.task, task_id, f"t{len(self.calls)}", key), key)
+
+    def again(self, number: int) -> None:
+        """The same delivery asks once more: its first answer was lost on the way."""
+        if self.calls:
+            self._admit(*self.calls[number % len(self.calls)])
+
+    def _admit(self, call: Call, key: str) -> None:
+        self.store.advance(1)  # no two scripts run in one microsecond of a real server
+        self.calls.append((call, key))
+        steps = [self.idempotent.admission(call), self.singleton.admission(call)]
+        answer = composition.admit(self.store, call, steps, LEASE_MS / 1000)
+        expected = self.model.admit(call, key, self.store.now_ms)
+        match answer.taken:
+            case Taken.RUNNING:
+                assert ("running", answer.left * 1000) == expected
+            case Taken.STOPPED:
+                last = answer.replies[-1]
+                assert ("stopped", last[0], _decoded(last)) == expected
+            case Taken.ADMITTED:
+                assert ("admitted", answer.deliveries) == expected
+                self._fences_grow(call, key, int(answer.replies[0][1]))
+
+    def _fences_grow(self, call: Call, key: str, fence: int) -> None:
+        holder, before = self.fences.get(key, (call.holder, fence))
+        assert fence > before or (fence == before and holder == call.holder)
+        self.fences[key] = (call.holder, fence)
+
+    def settle(self, number: int, outcome: Outcome) -> None:
+        """Any execution ends, also one that was thought dead, and also twice."""
+        if not self.calls:
+            return
+        call, key = self.calls[number % len(self.calls)]
+        result = f"{call.holder} done"
+        steps = [self.idempotent.settlement(call, outcome, result, 0.0), self.singleton.settlement(call, outcome, 0, 0.0)]
+        mine, replies = composition.settle(self.store, call, [step for step in steps if step], outcome)
+        assert (mine, replies[0]) == self.model.settle(call, key, outcome, result)
+        if replies[0] == 0 and outcome is Outcome.SUCCESS:
+            assert self.committed.setdefault(key, call.holder) == call.holder, "two executions committed"
+
+    def renew(self, number: int) -> None:
+        if self.calls:
+            call, _ = self.calls[number % len(self.calls)]
+            answer = self.store.run(RENEW, [self.store.key("task", call.id)], [LEASE_MS, KEEP_MS, call.token])
+            assert answer == [self.model.renew(call, self.store.now_ms)]
+
+    def release(self, number: int) -> None:
+        if self.calls:
+            call, _ = self.calls[number % len(self.calls)]
+            self.store.run(RELEASE, [self.store.key("task", call.id)], [KEEP_MS, call.token])
+            self.model.release(call)
+
+    def publish(self, task_id: str, key: str) -> None:
+        other = self.singleton._queue(Publication(self.task, task_id, (key,), {}))
+        assert other == self.model.queue(task_id, key, self.store.now_ms)
+
+    def unpublish(self, task_id: str, key: str) -> None:
+        self.singleton.unpublished(Publication(self.task, task_id, (key,), {}))
+        if self.model.waiting.get(key) == task_id:
+            del self.model.waiting[key]
+
+    def flush(self) -> None:
+        self.store.client.flushdb()
+        self.store.set_clock(self.store.now_ms + 1)
+        self.model = Model()
+        self.committed.clear()
+
+
+def _decoded(reply: list[Any]) -> str:
+    text: str = reply[1].decode()
+    return json.loads(json.loads(text)[2]) if text.startswith("[") else text
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=st.lists(Event, min_size=5, max_size=40))
+def test_claims_locks_and_leases_agree_with_the_model(
+    clocked: ClockedStore, app: Celery, events: list[tuple[Any, ...]]
+) -> None:
+    """For any order of events: the model's answers, growing fences, one commit for each key, and a TTL on every key."""
+    stage = Stage(clocked, app)
+    for name, *arguments in events:
+        if name == "pass":
+            clocked.advance(*arguments)
+        else:
+            getattr(stage, name)(*arguments)
+        assert clocked.without_ttl() == []
+
+
+# ------------------------------------------------------------------------------------------------------------ the rate
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rate=st.integers(1, 50),
+    burst=st.integers(1, 10),
+    pauses=st.lists(st.sampled_from([0, 0, 1, 7, 50, 400, 3_000]), min_size=5, max_size=80),
+    data=st.data(),
+)
+def test_in_no_window_more_runs_than_rate_and_burst(
+    clocked: ClockedStore, app: Celery, rate: int, burst: int, pauses: list[int], data: st.DataObject
+) -> None:
+    """Whatever the arrivals, and whatever is given back by tasks that another policy stopped."""
+    clocked.client.flushdb()
+    clocked.set_clock(1_800_000_000_000)
+    policy = RateLimit(f"{rate}/s", key="{key}", burst=burst)
+    task = app.tasks.get("models.rate") or app.task(base=PatternTask, name="models.rate", policies=[])(echo)
+    runs: list[float] = []
+    for number, pause in enumerate(pauses):
+        clocked.advance(pause)
+        call = _call(task, f"r{number}", "t", "k")
+        answer = composition.admit(clocked, call, [policy.admission(call)], 1.0)
+        verdict, wait_us = answer.replies[0][0], int(answer.replies[0][1])
+        if verdict == 0:
+            runs.append(clocked.now_ms + wait_us / 1000)
+        else:
+            assert wait_us > 250_000
+    for first, begin in enumerate(runs):
+        for last in range(first, len(runs)):
+            window = runs[last] - begin
+            assert last - first + 1 <= rate * window / 1000 + burst + 0.01 * rate
+    assert clocked.without_ttl() == []
