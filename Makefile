@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 HARNESS := PYTHONPATH=tests/cluster $(BIN)/python -m harness
-SOURCES := operator worker_image tests benchmarks
+# Tests mostly wait for real servers and workers, so more of them run at a time than there are cores.
+JOBS ?= 4
 
 ##@ For everybody
 
@@ -59,7 +60,7 @@ format: $(VENV)/.installed ## Let ruff format and mend what it can
 
 .PHONY: test
 test: $(VENV)/.installed system lint type ## Every check and test that needs no cluster
-	@$(BIN)/pytest -q --ignore=tests/cluster $(PYTEST_ARGS)
+	@$(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write crds/, the chart's CRDs and values schema, and the field reference
