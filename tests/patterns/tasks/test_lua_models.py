@@ -44,12 +44,12 @@ def clocked(redis: RedisServer, app: Celery) -> Iterator[ClockedStore]:
     store.close()
 
 
-def echo(key: str) -> str:
-    return key
+def echo(key: str, lock: str = "") -> str:
+    return key + lock
 
 
-def _call(task: Any, task_id: str, token: str, key: str) -> Call:
-    return Call(task=task, id=task_id, token=token, arguments={"key": key})
+def _call(task: Any, task_id: str, token: str, key: str, lock: str = "") -> Call:
+    return Call(task=task, id=task_id, token=token, arguments={"key": key, "lock": lock})
 
 
 # ------------------------------------------------------------------------------------------- claims and locks together
@@ -73,7 +73,8 @@ class Model:
         held = self.tasks.get(task_id)
         return held is not None and held[0] == token and held[1] > now
 
-    def admit(self, call: Call, key: str, now: int) -> tuple[Any, ...]:
+    def admit(self, call: Call, now: int) -> tuple[Any, ...]:
+        key, name = call.arguments["key"], call.arguments["lock"]
         held = self.tasks.get(call.id)
         if held is not None and held[0] != call.token and held[1] > now:
             return ("running", held[1] - now)
@@ -87,15 +88,15 @@ class Model:
         if record is not None and record[1] != call.holder and self.alive(record[1], now):
             self._stop(call)
             return ("stopped", 2, record[1])
-        lock = self.locks.get(key)
+        lock = self.locks.get(name)
         if lock is not None and lock != call.holder and self.alive(lock, now):
             self.records.pop(key, None)
             self._stop(call)
             return ("stopped", 1, lock)
         self.records[key] = ("running", call.holder, "")
-        self.locks[key] = call.holder
-        if self.waiting.get(key) == call.id:
-            del self.waiting[key]
+        self.locks[name] = call.holder
+        if self.waiting.get(name) == call.id:
+            del self.waiting[name]
         return ("admitted", self.deliveries[call.id])
 
     def _stop(self, call: Call) -> None:
@@ -104,7 +105,8 @@ class Model:
         if self.deliveries[call.id] <= 0:
             del self.tasks[call.id], self.deliveries[call.id]
 
-    def settle(self, call: Call, key: str, outcome: Outcome, result: str) -> tuple[bool, int]:
+    def settle(self, call: Call, outcome: Outcome, result: str) -> tuple[bool, int]:
+        key, name = call.arguments["key"], call.arguments["lock"]
         record = self.records.get(key)
         other = record is not None and record[1] != call.holder
         if not other:
@@ -112,8 +114,8 @@ class Model:
                 self.records[key] = ("done", call.holder, result)
             elif record is None or record[0] != "done":
                 self.records.pop(key, None)
-        if self.locks.get(key) == call.holder:
-            del self.locks[key]
+        if self.locks.get(name) == call.holder:
+            del self.locks[name]
         mine = self.tasks.get(call.id, ("", 0))[0] == call.token
         if mine and outcome in (Outcome.RETRY, Outcome.DEFERRED):
             self.tasks[call.id] = (call.token, 0)
@@ -145,15 +147,15 @@ class Model:
 
 which = st.integers(0, 5)
 Event = st.one_of(
-    st.tuples(st.just("admit"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
-    st.tuples(st.just("admit"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
+    st.tuples(st.just("admit"), st.sampled_from("abc"), st.sampled_from("kl"), st.sampled_from("xy")),
+    st.tuples(st.just("admit"), st.sampled_from("abc"), st.sampled_from("kl"), st.sampled_from("xy")),
     st.tuples(st.just("settle"), which, st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE, Outcome.RETRY])),
     st.tuples(st.just("settle"), which, st.sampled_from([Outcome.SUCCESS, Outcome.FAILURE, Outcome.RETRY])),
     st.tuples(st.just("again"), which),
     st.tuples(st.just("renew"), which),
     st.tuples(st.just("release"), which),
-    st.tuples(st.just("publish"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
-    st.tuples(st.just("unpublish"), st.sampled_from(["a", "b", "c"]), st.sampled_from(["k", "l"])),
+    st.tuples(st.just("publish"), st.sampled_from("abc"), st.sampled_from("xy")),
+    st.tuples(st.just("unpublish"), st.sampled_from("abc"), st.sampled_from("xy")),
     st.tuples(st.just("pass"), st.sampled_from([1, 1_000, LEASE_MS, MINUTE])),
     st.tuples(st.just("flush")),
 )
@@ -168,29 +170,29 @@ class Stage:
         self.store = store
         self.model = Model()
         self.idempotent = Idempotent(key="{key}", ttl="10d")
-        self.singleton = Singleton(key="{key}", scope="both", on_duplicate="return_existing")
+        self.singleton = Singleton(key="{lock}", scope="both", on_duplicate="return_existing")
         name = "models.both"
         self.task = app.tasks.get(name) or app.task(
             base=PatternTask, name=name, policies=[self.idempotent, self.singleton]
         )(echo)
-        self.calls: list[tuple[Call, str]] = []
+        self.calls: list[Call] = []
         self.fences: dict[str, tuple[str, int]] = {}
         self.committed: dict[str, str] = {}
 
-    def admit(self, task_id: str, key: str) -> None:
-        self._admit(_call(self.task, task_id, f"t{len(self.calls)}", key), key)
+    def admit(self, task_id: str, key: str, lock: str) -> None:
+        self._admit(_call(self.task, task_id, f"t{len(self.calls)}", key, lock))
 
     def again(self, number: int) -> None:
         """The same delivery asks once more: its first answer was lost on the way."""
         if self.calls:
-            self._admit(*self.calls[number % len(self.calls)])
+            self._admit(self.calls[number % len(self.calls)])
 
-    def _admit(self, call: Call, key: str) -> None:
+    def _admit(self, call: Call) -> None:
         self.store.advance(1)  # no two scripts run in one microsecond of a real server
-        self.calls.append((call, key))
+        self.calls.append(call)
         steps = [self.idempotent.admission(call), self.singleton.admission(call)]
         answer = composition.admit(self.store, call, steps, LEASE_MS / 1000)
-        expected = self.model.admit(call, key, self.store.now_ms)
+        expected = self.model.admit(call, self.store.now_ms)
         match answer.taken:
             case Taken.RUNNING:
                 assert ("running", answer.left * 1000) == expected
@@ -199,45 +201,48 @@ class Stage:
                 assert ("stopped", last[0], _decoded(last)) == expected
             case Taken.ADMITTED:
                 assert ("admitted", answer.deliveries) == expected
-                self._fences_grow(call, key, int(answer.replies[0][1]))
+                self._fences_grow(call, "key", int(answer.replies[0][1]))
+                self._fences_grow(call, "lock", int(answer.replies[1][1]))
 
-    def _fences_grow(self, call: Call, key: str, fence: int) -> None:
-        holder, before = self.fences.get(key, (call.holder, fence))
+    def _fences_grow(self, call: Call, argument: str, fence: int) -> None:
+        name = argument + call.arguments[argument]
+        holder, before = self.fences.get(name, (call.holder, fence))
         assert fence > before or (fence == before and holder == call.holder)
-        self.fences[key] = (call.holder, fence)
+        self.fences[name] = (call.holder, fence)
 
     def settle(self, number: int, outcome: Outcome) -> None:
         """Any execution ends, also one that was thought dead, and also twice."""
         if not self.calls:
             return
-        call, key = self.calls[number % len(self.calls)]
+        call = self.calls[number % len(self.calls)]
+        key = call.arguments["key"]
         result = f"{call.holder} done"
         steps = [self.idempotent.settlement(call, outcome, result, 0.0), self.singleton.settlement(call, outcome, 0, 0.0)]
         mine, replies = composition.settle(self.store, call, [step for step in steps if step], outcome)
-        assert (mine, replies[0]) == self.model.settle(call, key, outcome, result)
+        assert (mine, replies[0]) == self.model.settle(call, outcome, result)
         if replies[0] == 0 and outcome is Outcome.SUCCESS:
             assert self.committed.setdefault(key, call.holder) == call.holder, "two executions committed"
 
     def renew(self, number: int) -> None:
         if self.calls:
-            call, _ = self.calls[number % len(self.calls)]
+            call = self.calls[number % len(self.calls)]
             answer = self.store.run(RENEW, [self.store.key("task", call.id)], [LEASE_MS, KEEP_MS, call.token])
             assert answer == [self.model.renew(call, self.store.now_ms)]
 
     def release(self, number: int) -> None:
         if self.calls:
-            call, _ = self.calls[number % len(self.calls)]
+            call = self.calls[number % len(self.calls)]
             self.store.run(RELEASE, [self.store.key("task", call.id)], [KEEP_MS, call.token])
             self.model.release(call)
 
-    def publish(self, task_id: str, key: str) -> None:
-        other = self.singleton._queue(Publication(self.task, task_id, (key,), {}))
-        assert other == self.model.queue(task_id, key, self.store.now_ms)
+    def publish(self, task_id: str, lock: str) -> None:
+        other = self.singleton._queue(Publication(self.task, task_id, ("", lock), {}))
+        assert other == self.model.queue(task_id, lock, self.store.now_ms)
 
-    def unpublish(self, task_id: str, key: str) -> None:
-        self.singleton.unpublished(Publication(self.task, task_id, (key,), {}))
-        if self.model.waiting.get(key) == task_id:
-            del self.model.waiting[key]
+    def unpublish(self, task_id: str, lock: str) -> None:
+        self.singleton.unpublished(Publication(self.task, task_id, ("", lock), {}))
+        if self.model.waiting.get(lock) == task_id:
+            del self.model.waiting[lock]
 
     def flush(self) -> None:
         self.store.client.flushdb()
