@@ -66,7 +66,6 @@ def test_uninstalling_and_reinstalling_elsewhere_goes_on_where_it_was(
     uids, ids = _begin(ground)
     before = _crd_uids(ground.cluster)
     operator.uninstall()
-    assert operator.pods() == []
     assert _crd_uids(ground.cluster) == before
     kinds = ("celapp/app", "celpool/pool", "celwf/fan-out")
     assert len(ground.cluster.kubectl("get", *kinds, "-n", ground.name, "-o", "name").split()) == 3

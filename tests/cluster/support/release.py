@@ -71,11 +71,13 @@ class Release:
         self.wait_ready()
 
     def uninstall(self) -> None:
-        """Remove the release; nothing happens if there is none."""
+        """Remove the release and return when its pods are gone, too; nothing happens if there is none."""
         self._values = None
         self.cluster.helm(
             *("uninstall", self.name, "--namespace", self.namespace), *("--ignore-not-found", "--wait", "--timeout=90s")
         )
+        # Helm waits for the Deployment only, and the garbage collector follows it.
+        eventually(lambda: self.pods() == [], within=ROLLOUT_SECONDS, every=0.3, what="the end of the operator's pods")
 
     def installed(self) -> bool:
         """Say whether helm knows the release."""
