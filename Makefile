@@ -22,7 +22,7 @@ demo: $(VENV)/.installed ## Run the example workflow and pool on this machine, w
 .PHONY: demo-cluster
 demo-cluster: cluster-up ## The same on a real Kubernetes node: build images, install the chart, apply, watch
 	@$(HARNESS) images
-	@PYTHONPATH=tests/cluster $(BIN)/python -m demo
+	@PYTHONPATH=tests:tests/cluster $(BIN)/python -m demo
 
 ##@ Developing
 
