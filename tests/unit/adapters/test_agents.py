@@ -91,7 +91,11 @@ async def test_what_is_no_usable_answer_is_unknown(agent: Agent, agents: Aiohttp
     assert await agents.state(agent.address) is None
 
 
-@pytest.mark.parametrize("address", [f"{LOOPBACK}:{free_port()}", "no-such-host.invalid:1", "[nonsense", ""])
+@pytest.mark.parametrize(
+    "address",
+    [f"{LOOPBACK}:{free_port()}", "no-such-host.invalid:1", "[nonsense", ""],
+    ids=["nobody listens", "unknown host", "malformed", "empty"],
+)
 async def test_an_address_where_nobody_answers_is_unknown(agents: AiohttpWorkerAgents, address: str) -> None:
     assert await agents.state(address) is None
 
