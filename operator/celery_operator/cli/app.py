@@ -78,8 +78,9 @@ def run(
     """
     out, err = Console(), Console(stderr=True)
     documents, wrong = load(files)
-    refused, missing = check(documents)
-    _refuse([*wrong, *refused, *missing], err, as_json=as_json, out=out)
+    found = check(documents)
+    _refuse([*wrong, *found.wrong, *found.missing], err, as_json=as_json, out=out, notes=found.doubtful)
+    _note(found.doubtful, err)
     options = Options(
         map_hosts=dict(_mappings(map_host or ())),
         directory=logs,
@@ -101,13 +102,13 @@ def validate(
     """Check resources without a cluster: all that the API server and the operator would refuse."""
     out, err = Console(), Console(stderr=True)
     documents, wrong = load(files)
-    refused, missing = check(documents)
-    _refuse([*wrong, *refused], err, as_json=as_json, out=out, notes=missing)
+    found = check(documents)
+    notes = [*found.missing, *found.doubtful]
+    _refuse([*wrong, *found.wrong], err, as_json=as_json, out=out, notes=notes)
     if as_json:
-        _print_json(out, valid=True, problems=[], notes=missing, resources=len(documents))
+        _print_json(out, valid=True, problems=[], notes=notes, resources=len(documents))
         return
-    for note in missing:
-        err.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    _note(notes, err)
     out.print(f"{_count(documents)} valid", highlight=False)
 
 
@@ -151,6 +152,11 @@ def _refuse(
         for problem in problems:
             err.print(f"error: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(ExitCode.INVALID)
+
+
+def _note(notes: list[Problem], err: Console) -> None:
+    for note in notes:
+        err.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(

@@ -88,17 +88,19 @@ def draw_workflow(manifest: Manifest, signs: Signs, *, now: datetime, frame: int
     return Group(*parts)
 
 
-def draw_pool(name: str, history: Sequence[PoolGauge], signs: Signs, *, most: int) -> RenderableType:
-    """Return one pool's line: replicas over time, and how its workers stand."""
+def draw_pool(
+    name: str, history: Sequence[PoolGauge], signs: Signs, *, most: int, width: int = SPARK_WIDTH
+) -> RenderableType:
+    """Return one pool's line: replicas over time (in ``width`` columns), and how its workers stand."""
     now = history[-1] if history else PoolGauge(0, 0)
-    spark = sparkline([gauge.ready for gauge in history], max(most, 1), signs, SPARK_WIDTH)
+    spark = sparkline([gauge.ready for gauge in history], max(most, 1), signs, width)
     busy = f"{now.busy}/{now.slots} busy" if now.slots else ""
     waiting = "waiting unknown" if now.waiting is None else f"{now.waiting} waiting"
     workers = f"{now.ready} worker{'' if now.ready == 1 else 's'}"
     coming = f" → {now.desired}" if now.desired != now.ready else ""
     table = Table.grid(padding=(0, 1))
-    for width in (None, SPARK_WIDTH, 16, 10, None):
-        table.add_column(no_wrap=True, min_width=width)
+    for least in (None, width, 13, 9, None):
+        table.add_column(no_wrap=True, min_width=least)
     table.add_row(Text(name, "bold magenta"), spark, Text(workers + coming), Text(busy, "cyan"), Text(waiting, "dim"))
     return table
 
@@ -165,7 +167,9 @@ def _step_cells(
 def _bar(step: Mapping[str, Any], signs: Signs) -> Text:
     """Return a step's bar: what succeeded, what failed, what runs, the rest."""
     state, counts = step["state"], step.get("tasks")
-    if counts is None:
+    if counts is None and step["type"] != "Task":
+        counts = {"total": 0}  # it is not known yet over how many items
+    elif counts is None:
         single = "running" if state == "Running" else state.lower()
         counts = {"total": 1, single: 1}
     total = counts.get("total", 0)

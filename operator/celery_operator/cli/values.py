@@ -72,7 +72,7 @@ def _bars(pairs: Sequence[tuple[str, float]], *, ascii_only: bool) -> Table:
     table.add_column(no_wrap=True)
     for label, number in pairs[:MOST_ROWS]:
         width = round(BAR_WIDTH * max(number, 0) / largest)
-        table.add_row(label, f"{number:,}", Text(("#" if ascii_only else "█") * width, "green"))
+        table.add_row(label, f"{number:,}", Text(("#" if ascii_only else "▇") * width, "green"))
     return table
 
 

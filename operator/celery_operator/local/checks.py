@@ -29,15 +29,25 @@ class _Known:
 
     apps: dict[ObjectKey, AppSpec] = field(default_factory=dict)
     secrets: dict[ObjectKey, Manifest] = field(default_factory=dict)
+    queues: dict[str, set[str]] = field(default_factory=dict)
+    """Namespace -> queues that some pool consumes."""
 
 
-def check(documents: Sequence[Document]) -> tuple[list[Problem], list[Problem]]:
-    """Return what is wrong with resources, and what they refer to that is not among them.
+@dataclass(slots=True)
+class Findings:
+    """What was found, each kind in the order of the documents."""
 
-    The first is refused anywhere; the second may exist in a cluster, but not on this machine.
-    """
-    wrong: list[Problem] = []
-    missing: list[Problem] = []
+    wrong: list[Problem] = field(default_factory=list)
+    """Refused anywhere."""
+    missing: list[Problem] = field(default_factory=list)
+    """Referred to, and not among the documents: it may exist in a cluster, but not on this machine."""
+    doubtful: list[Problem] = field(default_factory=list)
+    """Allowed, and probably not what was meant."""
+
+
+def check(documents: Sequence[Document]) -> Findings:
+    """Look at resources without running them."""
+    found = Findings()
     valid: list[tuple[Document, Model]] = []
     known = _Known()
     for document in documents:
@@ -49,18 +59,22 @@ def check(documents: Sequence[Document]) -> tuple[list[Problem], list[Problem]]:
             model = validate_resource(document.manifest)
             _plan(model)
         except InvalidResource as error:
-            wrong.extend(document.problem(problem.message, problem.path) for problem in error.problems)
+            found.wrong.extend(document.problem(problem.message, problem.path) for problem in error.problems)
         except SpecError as error:
-            wrong.append(_located(document, error.message))
+            found.wrong.append(_located(document, error.message))
         else:
             valid.append((document, model))
             if isinstance(model, CeleryApp):
                 known.apps[key_of(document.manifest)] = model.spec
+            elif isinstance(model, CeleryWorkerPool):
+                names = {queue.name for queue in model.spec.queues}
+                known.queues.setdefault(key_of(document.manifest).namespace, set()).update(names)
     for document, model in valid:
-        wrong.extend(_wrong_servers(document, model.spec, known))
-        wrong.extend(_wrong_keys(document, model.spec, known))
-        missing.extend(_missing(document, model.spec, known))
-    return wrong, missing
+        found.wrong.extend(_wrong_servers(document, model.spec, known))
+        found.wrong.extend(_wrong_keys(document, model.spec, known))
+        found.missing.extend(_missing(document, model.spec, known))
+        found.doubtful.extend(_unserved_queues(document, model, known))
+    return found
 
 
 def _plan(model: Model) -> None:
@@ -129,6 +143,18 @@ def _missing(document: Document, spec: AppSpec | WorkerPoolSpec | WorkflowSpec, 
         secret = known.secrets.get(ObjectKey(namespace, reference.name))
         if secret is None:
             yield document.problem(f"there is no Secret {reference.name} in these files", f"{where}.name")
+
+
+def _unserved_queues(document: Document, model: Model, known: _Known) -> Iterator[Problem]:
+    """Yield a note for each queue of a workflow that no pool of the same files and namespace consumes."""
+    if not isinstance(model, CeleryWorkflow):
+        return
+    served = known.queues.get(key_of(document.manifest).namespace, set())
+    calls = [call for node in compile_workflow(model.spec).nodes for call in (node.call, node.combine) if call]
+    for queue in sorted({call.queue for call in calls} - served):
+        pools = f"they consume {', '.join(sorted(served))}" if served else "there is none"
+        message = f"tasks go to the queue {queue}, which no CeleryWorkerPool in these files consumes ({pools})"
+        yield document.problem(message)
 
 
 def _wrong_keys(document: Document, spec: AppSpec | WorkerPoolSpec | WorkflowSpec, known: _Known) -> Iterator[Problem]:

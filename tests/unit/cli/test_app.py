@@ -114,8 +114,18 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(tmp_path: Path) -> No
 def test_what_may_exist_in_a_cluster_is_a_note_for_validate_and_an_error_for_run(tmp_path: Path) -> None:
     text = WORKFLOW + f"  chain: [{{{TASK}}}]\n"
     about = "f.yaml:5: CeleryWorkflow x spec.appRef.name: there is no CeleryApp a in these files."
-    assert said_about(tmp_path, text) == (ExitCode.SUCCESS, f"note: {about}\n")
+    status, said = said_about(tmp_path, text)
+    assert (status, said.splitlines()[0]) == (ExitCode.SUCCESS, f"note: {about}")
     assert said_about(tmp_path, text, "run") == (ExitCode.INVALID, f"error: {about}\n")
+
+
+def test_a_queue_that_no_pool_consumes_is_noted(tmp_path: Path) -> None:
+    text = APP + POOL + "  queues: [{name: images}]\n---\n" + WORKFLOW + f"  chain: [{{{TASK}}}]\n"
+    assert said_about(tmp_path, text) == (
+        ExitCode.SUCCESS,
+        "note: f.yaml:16: CeleryWorkflow x: tasks go to the queue celery, which no CeleryWorkerPool in these files "
+        "consumes (they consume images)\n",
+    )
 
 
 def test_valid_files_are_counted() -> None:

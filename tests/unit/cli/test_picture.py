@@ -51,6 +51,11 @@ def test_a_running_workflow_is_a_tree_with_bars() -> None:
     ]
 
 
+def test_a_fan_out_over_items_that_are_not_known_yet_has_an_empty_bar() -> None:
+    step = {"name": "a", "type": "Map", "state": "Running"}
+    assert drawn(draw_workflow(workflow(step), ASCII, now=NOW, frame=0, most_steps=9))[1] == "`- | a " + "-" * 26
+
+
 def test_a_terminal_without_unicode_gets_plain_signs() -> None:
     step = {"name": "a", "type": "Task", "state": "Running"}
     assert drawn(draw_workflow(workflow(step), ASCII, now=NOW, frame=0, most_steps=9)) == [
@@ -107,7 +112,7 @@ def test_durations_are_short(seconds: float, text: str) -> None:
         (None, ["sum = null"]),
         ("word", ['sum = "word"']),
         ([2, 4, 42], ["sum = [2, 4, 42]"]),
-        ([["the", 4], ["a", 2]], ["sum", "  the  4  " + "█" * 36, "  a    2  " + "█" * 18]),
+        ([["the", 4], ["a", 2]], ["sum", "  the  4  " + "▇" * 36, "  a    2  " + "▇" * 18]),
         ([{"a": 1, "b": "x"}, {"a": 2, "b": "y"}], ["sum", "  a  b", "  1  x", "  2  y"]),
     ],
 )
