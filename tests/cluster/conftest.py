@@ -9,7 +9,7 @@ import pytest
 
 from support.cluster import Cluster, open_own_cluster
 from support.playground import Playground, await_gone, delete_namespace, playground
-from support.release import Release
+from support.release import DEMO_NAME, DEMO_NAMESPACE, Release
 
 TEST_NAMESPACES = "celery-operator.dev/test=true"
 LOG_LINES = 80
@@ -87,7 +87,8 @@ def _describe(ground: Playground) -> str:
 
 def _remove_leftovers(cluster: Cluster) -> None:
     """Remove what this suite, or the demonstration, has made, also in a run that was interrupted."""
-    Release(cluster).uninstall()
+    for release in (Release(cluster), Release(cluster, DEMO_NAME, DEMO_NAMESPACE)):
+        release.uninstall()
     names = cluster.kubectl("get", "namespaces", "-l", TEST_NAMESPACES, "-o", "name").split()
     for name in names:
         delete_namespace(cluster, name.removeprefix("namespace/"), wait=False)

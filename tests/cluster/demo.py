@@ -30,12 +30,11 @@ from harness.waiting import Stopwatch
 from support import manifests
 from support.api import ApiError, Manifest
 from support.cluster import Cluster, open_own_cluster
-from support.release import BUNDLED_REDIS, Release
+from support.release import BUNDLED_REDIS, DEMO_NAME, DEMO_NAMESPACE, Release
 
 EXAMPLE = CHECKOUT / "examples" / "04-word-count.yaml"
-EXAMPLE_ADDRESS = "redis://celery-redis:6379"
-"""What examples call the bundled Redis; a pod of another namespace needs its whole name."""
-NAMESPACE = "celery-demo"
+NAMESPACE = DEMO_NAMESPACE
+"""Of the release and of the example: there the bundled Redis has the name that the examples give it."""
 WITHIN = timedelta(minutes=5)
 IDLE_WITHIN = timedelta(minutes=1)
 """How long the pool may take to shrink to nothing after the work is done."""
@@ -49,7 +48,7 @@ class Demo:
     def __init__(self, cluster: Cluster, console: Console) -> None:
         self._cluster = cluster
         self._console = console
-        self._release = Release(cluster)
+        self._release = Release(cluster, DEMO_NAME, NAMESPACE)
         self._signs = ASCII if console.options.ascii_only else PRETTY
         self._history: dict[str, list[PoolGauge]] = defaultdict(list)
         self._frame = 0
@@ -69,17 +68,17 @@ class Demo:
         return 0 if ended and all(o is not None and o.succeeded for o in map(outcome_of, self._workflows())) else 1
 
     def _install(self) -> None:
-        for name in (self._release.namespace, NAMESPACE):
-            self._cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests.namespace(name)))
+        namespace = json.dumps(manifests.namespace(NAMESPACE))
+        self._cluster.kubectl("apply", "--server-side", "-f", "-", stdin=namespace)
         self._release.upgrade(BUNDLED_REDIS)
         # A workflow runs once: what an earlier demonstration left would be shown as its result.
         self._cluster.kubectl("delete", "celery", "--all", "-n", NAMESPACE, "--ignore-not-found")
 
     def _apply(self) -> None:
-        address = f"redis://{self._release.name}-redis.{self._release.namespace}.svc:6379"
-        text = EXAMPLE.read_text(encoding="utf-8").replace(EXAMPLE_ADDRESS, address)
+        text = EXAMPLE.read_text(encoding="utf-8")
         kinds = [f"{each['kind']}/{each['metadata']['name']}" for each in yaml.safe_load_all(text)]
-        self._console.print(f"  kubectl apply -n {NAMESPACE} -f {EXAMPLE.relative_to(CHECKOUT)}: {', '.join(kinds)}")
+        said = f"  kubectl apply -n {NAMESPACE} -f {EXAMPLE.relative_to(CHECKOUT)}: {', '.join(kinds)}"
+        self._console.print(said, highlight=False, markup=False, soft_wrap=True)
         self._cluster.kubectl("apply", "-n", NAMESPACE, "-f", "-", stdin=text)
 
     # ----------------------------------------------------------------------------------------------------- show
@@ -146,8 +145,8 @@ class Demo:
             f"  kubectl get celery -n {NAMESPACE} -o wide",
             f"  kubectl describe celwf -n {NAMESPACE}",
             f"  kubectl get events -n {NAMESPACE} --sort-by=.lastTimestamp",
-            f"  kubectl apply -n {self._release.namespace} -f examples/05-failure.yaml",
-            f"  kubectl logs -n {self._release.namespace} -l app.kubernetes.io/component=operator --prefix",
+            f"  kubectl apply -n {NAMESPACE} -f examples/05-failure.yaml",
+            f"  kubectl logs -n {NAMESPACE} -l app.kubernetes.io/component=operator --prefix",
             "and when you have seen enough:",
             "  make cluster-down",
         )

@@ -17,6 +17,9 @@ CHART = CHECKOUT / "helm" / "celery-operator"
 CHART_NAME = "celery-operator"
 NAME = "celery-operator"
 NAMESPACE = "celery-operator-system"
+DEMO_NAME = "celery"
+DEMO_NAMESPACE = "celery-system"
+"""As the examples' README installs it."""
 CONTAINER = "operator"
 
 LEASE_SECONDS = 15.0
