@@ -96,7 +96,8 @@ class Measurements:
         self._say("warming up")
         for kind in KINDS:
             self._load("warm-up", "chain", kind, 10)
-        self._load("warm-up", "messages", 200)
+        self._load("warm-up", "fanout", "workflow", 500)
+        self._load("warm-up", "messages", 500)
         self._stage.clear()
 
     def _memory_idle(self) -> None:
