@@ -1,8 +1,12 @@
 """Tasks composed of policies: they keep their promises through ordinary ``delay`` and ``apply_async``."""
 
 from celery_patterns.tasks.app import PatternApp, install, pattern_task
+from celery_patterns.tasks.batching import Batch, batch_task
 from celery_patterns.tasks.context import TaskContext, current_context
+from celery_patterns.tasks.dead_letter import DeadLetter
+from celery_patterns.tasks.explanation import Explanation, explain
 from celery_patterns.tasks.idempotent import Idempotent
+from celery_patterns.tasks.payload import PayloadLimit
 from celery_patterns.tasks.policy import PolicyError
 from celery_patterns.tasks.progress import Progress, cancel, read_progress
 from celery_patterns.tasks.rate_limit import RateLimit
@@ -12,9 +16,13 @@ from celery_patterns.tasks.task import PatternTask
 from celery_patterns.tasks.timeout import Timeout
 
 __all__ = [
+    "Batch",
+    "DeadLetter",
+    "Explanation",
     "Idempotent",
     "PatternApp",
     "PatternTask",
+    "PayloadLimit",
     "PolicyError",
     "Progress",
     "RateLimit",
@@ -22,8 +30,10 @@ __all__ = [
     "Singleton",
     "TaskContext",
     "Timeout",
+    "batch_task",
     "cancel",
     "current_context",
+    "explain",
     "install",
     "pattern_task",
     "read_progress",

@@ -27,10 +27,6 @@ class PayloadUnavailable(TaskRefused):
     """An argument was stored apart from the message, and is not there any more."""
 
 
-class PayloadTooLarge(ValueError):  # noqa: N818 - see above
-    """A message is larger than the policy allows, and no place to store it apart is configured."""
-
-
 class Cancelled(Exception):  # noqa: N818 - like asyncio's CancelledError, it is no fault
     """The task was asked to stop, and did at a heartbeat."""
 
