@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from typing import Any
@@ -11,16 +12,23 @@ import redis
 from celery import Celery
 
 from celery_patterns.tasks import (
+    Batch,
+    DeadLetter,
     Idempotent,
     PatternTask,
+    PayloadLimit,
     Progress,
     RateLimit,
     Retry,
     Singleton,
     Timeout,
+    batch_task,
     current_context,
     install,
+    logs,
+    tracing,
 )
+from celery_patterns.tasks.dead_letter import Letter
 
 LEDGER = "ledger"
 LEASE_SECONDS = 1.0
@@ -207,3 +215,82 @@ def wait_for_cancel() -> None:
 @app.task(name="collect")
 def collect(values: list[Any]) -> list[Any]:
     return values
+
+
+# ------------------------------------------------------------------------------------- payloads, letters, logs, batches
+
+
+class Shelf:
+    """Keeps dead letters in the ledger."""
+
+    def put(self, letter: Letter) -> None:
+        write(
+            "letter",
+            key=letter.task_id,
+            reason=letter.reason,
+            args=list(letter.args),
+            attempts=letter.attempts,
+            error=type(letter.error).__name__,
+            id=letter.headers.get("id", letter.task_id),
+        )
+
+
+@app.task(
+    base=PatternTask,
+    name="doomed",
+    policies=[DeadLetter(to=Shelf()), Retry(on=Flaky, max=1, base=0)],
+)
+def doomed(how: str) -> None:
+    if how == "raise":
+        raise KeyError(how)
+    if how == "flaky":
+        raise Flaky(how)
+    if how == "kill":
+        os.kill(os.getpid(), 9)
+    time.sleep(30)
+
+
+@app.task(base=PatternTask, name="measure", policies=[PayloadLimit(above="1KB"), Retry(on=Flaky, base=0)])
+def measure(text: str, *, other: str = "", fail_first: bool = False) -> dict[str, Any]:
+    context = current_context()
+    if fail_first and context.attempt == 1:
+        raise Flaky(text)
+    return {"text": len(text), "other": len(other), "attempt": context.attempt}
+
+
+@app.task(base=PatternTask, bind=True, name="talk", policies=[])
+def talk(self: PatternTask, word: str) -> str:
+    logging.getLogger("shop").info("said %s", word)
+    return word
+
+
+@batch_task(app, name="insert_rows", max_items=5, max_wait="300ms", key="{table}")
+def insert_rows(items: Batch) -> None:
+    write("batch", key=items[0].kwargs["table"], size=len(items), rows=[item.kwargs["row"] for item in items])
+    for index, item in enumerate(items):
+        row = item.kwargs["row"]
+        if row == "bad":
+            items.fail(index, Flaky(row))
+        elif row == "again" and item.tries == 1:
+            items.retry(index)
+        elif row == "explode":
+            raise Flaky("explode")
+        elif row == "kill" and item.tries == 1:
+            time.sleep(0.3)  # the main process learns that the task began
+            os.kill(os.getpid(), 9)
+        elif row != "silent":
+            items.ok(index, {"row": row, "tries": item.tries})
+
+
+if os.environ.get("SHOP_LOGS"):
+    logs.enable(app, style=os.environ["SHOP_LOGS"])  # type: ignore[arg-type]
+
+if os.environ.get("SHOP_SPANS"):
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+    tracing.enable(
+        exporter=lambda: ConsoleSpanExporter(
+            out=open(os.environ["SHOP_SPANS"], "a"),  # noqa: SIM115, PTH123
+            formatter=lambda span: json.dumps(json.loads(span.to_json())) + "\n",
+        )
+    )

@@ -1,0 +1,75 @@
+"""Batches with real workers: by size, by time, item by item, and after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import chord
+
+from celery_patterns.store import Store
+from patterns.tasks import shop
+from patterns.tasks.conftest import StartWorker
+from servers import Worker, eventually
+
+Ledger = Callable[..., list[dict[str, Any]]]
+
+
+def test_items_are_worked_off_together_and_each_has_its_result(worker: Worker, ledger: Ledger, key: str) -> None:
+    results = [shop.insert_rows.delay(table=key, row=number) for number in range(12)]
+    assert [result.get(timeout=15) for result in results] == [{"row": n, "tries": 1} for n in range(12)]
+    sizes = [entry["size"] for entry in ledger(key, "batch")]
+    assert sum(sizes) == 12
+    assert max(sizes) <= 5
+    assert len(sizes) < 12
+
+
+def test_a_lone_item_waits_no_longer_than_max_wait(worker: Worker, key: str) -> None:
+    assert shop.insert_rows.delay(table=key, row="one").get(timeout=5) == {"row": "one", "tries": 1}
+
+
+def test_items_fail_come_again_and_succeed_by_themselves(worker: Worker, key: str) -> None:
+    rows = ["good", "bad", "again", "silent"]
+    results = dict(zip(rows, [shop.insert_rows.delay(table=key, row=row) for row in rows], strict=True))
+    assert results["good"].get(timeout=15) == {"row": "good", "tries": 1}
+    assert results["again"].get(timeout=15) == {"row": "again", "tries": 2}
+    assert results["silent"].get(timeout=15) is None
+    with pytest.raises(shop.Flaky, match="bad"):
+        results["bad"].get(timeout=15)
+
+
+def test_an_item_that_breaks_its_batch_breaks_only_itself(worker: Worker, ledger: Ledger, key: str) -> None:
+    rows = ["silent", "explode", "silent"]
+    results = [shop.insert_rows.delay(table=key, row=row) for row in rows]
+    assert results[0].get(timeout=15) is None
+    assert results[2].get(timeout=15) is None
+    with pytest.raises(shop.Flaky, match="explode"):
+        results[1].get(timeout=15)
+    assert [entry["size"] for entry in ledger(key, "batch")][-1] == 1
+
+
+def test_items_work_in_a_chord(worker: Worker, key: str) -> None:
+    header = [shop.insert_rows.s(table=key, row=number) for number in range(3)]
+    body = chord(header)(shop.collect.s())
+    answer = shop.app.AsyncResult(body.id).get(timeout=15)
+    assert sorted(item["row"] for item in answer) == [0, 1, 2]
+
+
+def test_items_of_a_flush_that_was_killed_are_worked_off(
+    start_worker: StartWorker, store: Store, ledger: Ledger, key: str
+) -> None:
+    with start_worker(queues=key, concurrency=2) as worker:
+        rows = ["kill", "b", "c", "d", "e"]
+        results = [shop.insert_rows.apply_async(kwargs={"table": key, "row": row}, queue=key) for row in rows]
+        answers = [result.get(timeout=25) for result in results]
+        assert [answer["row"] for answer in answers] == rows, worker.log()
+        assert answers[0]["tries"] == 2
+        names = [store.key(kind, f"insert_rows:{key}") for kind in ("batch-items", "batch-waiting", "batch-taken")]
+        eventually(lambda: store.client.exists(*names) == 0, what="nothing is left of the batch")
+        assert store.client.ttl(store.key("batch-state", f"insert_rows:{key}")) > 0
+
+
+def test_a_plain_call_works_one_item_off(monkeypatch: pytest.MonkeyPatch, redis: Any, key: str) -> None:
+    monkeypatch.setenv("LEDGER_URL", redis.url(2))
+    assert shop.insert_rows(table=key, row="x") == {"row": "x", "tries": 1}

@@ -1,0 +1,94 @@
+"""What becomes of tasks that fail for good, and of arguments that are too large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+
+from celery_patterns.store import StoreSettings
+from celery_patterns.tasks.errors import PayloadUnavailable
+from celery_patterns.tasks.patterns import patterns_of
+from celery_patterns.tasks.payload import PayloadTooLarge, purge_claims
+from patterns.tasks import shop
+from patterns.tasks.conftest import StartWorker
+from servers import Worker, eventually
+
+Ledger = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "reason", "attempts"),
+    [
+        ("raise", KeyError, "failed", 1),
+        ("flaky", shop.Flaky, "failed", 2),
+        ("kill", WorkerLostError, "lost", 2),
+        ("sleep", TimeLimitExceeded, "time_limit", 1),
+    ],
+)
+def test_a_task_that_failed_for_good_leaves_one_letter(
+    worker: Worker, ledger: Ledger, how: str, error: type[Exception], reason: str, attempts: int
+) -> None:
+    result = shop.doomed.apply_async([how], time_limit=1 if how == "sleep" else None)
+    with pytest.raises(error):
+        result.get(timeout=20)
+    [letter] = eventually(lambda: ledger(result.id, "letter"))
+    expected = {"key": result.id, "reason": reason, "args": [how], "attempts": attempts, "error": error.__name__}
+    assert {name: letter[name] for name in expected} == expected
+    assert letter["id"] == result.id
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, redis: Any) -> Iterator[Path]:
+    """Give the publisher here a folder for payloads."""
+    patterns = patterns_of(shop.app)
+    settings = patterns.store.settings
+    patterns.store.settings = StoreSettings(blob_url=f"file://{tmp_path}", lease_seconds=settings.lease_seconds)
+    yield tmp_path
+    patterns.store.settings = settings
+
+
+@pytest.fixture
+def blob_worker(start_worker: StartWorker, tmp_path: Path, key: str) -> Iterator[str]:
+    """A worker with the same folder; gives its queue's name."""
+    with start_worker(queues=key, env={"CELERY_PATTERNS_BLOB_URL": f"file://{tmp_path}"}):
+        yield key
+
+
+def test_large_arguments_travel_by_claim_check_also_through_a_retry(blobs: Path, blob_worker: str) -> None:
+    result = shop.measure.apply_async(["x" * 5_000], {"other": "small", "fail_first": True}, queue=blob_worker)
+    assert result.get(timeout=15) == {"text": 5_000, "other": 5, "attempt": 2}
+    [stored] = [path for path in blobs.rglob("*") if path.is_file()]
+    assert stored.stat().st_size > 5_000
+    assert purge_claims(f"file://{blobs}", "1d") == 0
+
+
+def test_a_payload_that_is_gone_or_damaged_is_the_tasks_failure(blobs: Path, blob_worker: str) -> None:
+    damaged = shop.measure.apply_async(["y" * 5_000], queue=blob_worker, countdown=1)
+    [stored] = [path for path in blobs.rglob("*") if path.is_file()]
+    stored.write_bytes(b"something else")
+    with pytest.raises(PayloadUnavailable, match="its hash differs"):
+        damaged.get(timeout=15)
+    gone = shop.measure.apply_async(["z" * 5_000], queue=blob_worker, countdown=1)
+    for path in blobs.rglob("*"):
+        path.is_file() and path.unlink()
+    with pytest.raises(PayloadUnavailable, match="any more"):
+        gone.get(timeout=15)
+
+
+def test_without_a_place_a_large_call_is_refused_at_once() -> None:
+    with pytest.raises(PayloadTooLarge, match="its arguments have .* bytes, and 1000 are allowed"):
+        shop.measure.delay("x" * 5_000)
+
+
+def test_a_worker_that_knows_no_place_says_so(worker: Worker, blobs: Path) -> None:
+    with pytest.raises(PayloadUnavailable, match="CELERY_PATTERNS_BLOB_URL"):
+        shop.measure.delay("x" * 5_000).get(timeout=15)
+
+
+def test_small_calls_stay_whole(worker: Worker, blobs: Path) -> None:
+    assert shop.measure.delay("x" * 500).get(timeout=15) == {"text": 500, "other": 0, "attempt": 1}
+    assert list(blobs.iterdir()) == []

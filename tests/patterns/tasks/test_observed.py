@@ -1,0 +1,120 @@
+"""What one can know of tasks: logs, traces, reports of errors, and explanations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celery_patterns import protocol
+from celery_patterns.tasks import explain
+from patterns.tasks import shop
+from patterns.tasks.conftest import StartWorker
+from servers import Worker, eventually
+
+Ledger = Callable[..., list[dict[str, Any]]]
+WaitStart = Callable[..., dict[str, Any]]
+UID = "6f1c1a52-4f0a-4f3e-9a39-0d8f1f9f2a11"
+
+
+def test_every_line_of_a_task_says_where_it_belongs(start_worker: StartWorker, key: str) -> None:
+    identity = protocol.TaskIdentity(uid=UID, run=2, step="load", index=7, attempt=3)
+    with start_worker(queues=key, env={"SHOP_LOGS": "json"}, loglevel="INFO") as worker:
+        plain = (shop.talk.si("first").set(queue=key) | shop.talk.si("second").set(queue=key)).delay()
+        plain.get(timeout=10)
+        flow = shop.talk.apply_async(["third"], queue=key, headers={protocol.TASK_HEADER: identity.to_header()})
+        flow.get(timeout=10)
+        lines = eventually(lambda: len(found := _lines(worker, "said ")) == 3 and found)
+    first, second, third = lines
+    root = plain.parent.id
+    assert {name: second[name] for name in ("event", "task", "task_id", "root_id", "parent_id", "attempt")} == {
+        "event": "said second",
+        "task": "talk",
+        "task_id": plain.id,
+        "root_id": root,
+        "parent_id": root,
+        "attempt": 1,
+    }
+    assert first["correlation_id"] == second["correlation_id"] == root
+    expected = {"correlation_id": UID, "workflow": UID, "run": 2, "step": "load", "index": 7, "attempt": 3}
+    assert {name: third[name] for name in expected} == expected
+    assert third["task_id"] == flow.id
+
+
+def _lines(worker: Worker, start: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
+    return [line for line in lines if str(line["event"]).startswith(start)]
+
+
+def test_no_span_is_lost_when_each_task_ends_its_process(
+    start_worker: StartWorker, tmp_path: Path, key: str
+) -> None:
+    spans = tmp_path / "spans"
+    arguments = ["--max-tasks-per-child", "1"]
+    with start_worker(queues=key, arguments=arguments, env={"SHOP_SPANS": str(spans)}) as worker:
+        results = [shop.talk.apply_async([str(number)], queue=key) for number in range(6)]
+        ids = {result.id for result in results}
+        for result in results:
+            result.get(timeout=20)
+
+        def seen() -> bool:
+            text = spans.read_text() if spans.exists() else ""
+            found = [json.loads(line) for line in text.splitlines()]
+            return {span["attributes"].get("messaging.message.id") for span in found} >= ids
+
+        eventually(seen, within=10, what=worker.log)
+
+
+def test_a_task_that_waits_is_found_with_its_place(worker: Worker, key: str) -> None:
+    for number in range(3):
+        shop.talk.apply_async([f"{number}"], queue=key)
+    urgent = shop.talk.apply_async(["urgent"], queue=key, priority=0)
+    later = shop.charge.apply_async([key], queue=key, priority=6)
+    told = explain(later.id, shop.app, queues=[key])
+    assert (told.where, told.queue, told.position, told.task) == ("queue", key, 4, "charge")
+    assert f"it waits in the queue {key}: 4 messages are before it" in told.sentences
+    place = explain(urgent.id, shop.app, queues=[key]).position
+    assert place == 3
+
+
+def test_a_task_that_runs_and_one_that_waits_for_it_say_so(worker: Worker, wait_start: WaitStart, key: str) -> None:
+    first = shop.charge.delay(key, 1.5)
+    wait_start(key)
+    second = shop.charge.delay(key)
+    eventually(lambda: second.state == "RETRY")
+    running = explain(first.id, shop.app)
+    assert running.where == "worker"
+    assert running.deliveries == 1
+    assert any(sentence.startswith("it runs on ") for sentence in running.sentences), running.sentences
+    waiting = explain(second.id, shop.app)
+    assert waiting.deferrals == 1
+    assert any(f"is held by task {first.id}" in sentence for sentence in waiting.sentences), waiting.sentences
+    assert first.get(timeout=10) == second.get(timeout=10)
+    done = explain(second.id, shop.app)
+    assert (done.where, done.state) == ("done", "SUCCESS")
+    assert json.loads(json.dumps(done.to_json()))["task_id"] == second.id
+
+
+def test_an_unknown_task_is_unknown(worker: Worker) -> None:
+    told = explain("no-such-task", shop.app)
+    assert told.where == "unknown"
+    assert told.unseen == []
+
+
+def test_events_for_sentry_carry_the_correlation() -> None:
+    from celery_patterns.tasks.sentry import add_correlation
+
+    assert add_correlation({"message": "x"}) == {"message": "x"}
+    task = shop.app.tasks["talk"]
+    task.push_request(id="one", root_id="zero", retries=0)
+    from celery._state import _task_stack
+
+    _task_stack.push(task)
+    try:
+        event = add_correlation({"message": "x"})
+    finally:
+        _task_stack.pop()
+        task.pop_request()
+    tags = {"correlation_id": "zero", "task": "talk", "task_id": "one", "root_id": "zero", "attempt": "1"}
+    assert event == {"message": "x", "tags": tags}
