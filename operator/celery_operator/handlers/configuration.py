@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import kopf
 
 OWN_PREFIX = "kopf.celery-operator.dev"
@@ -9,6 +11,21 @@ OWN_PREFIX = "kopf.celery-operator.dev"
 
 WATCH_SECONDS = 300
 """The server ends a watch after this; a stream that has gone quiet for good cannot go unnoticed for longer."""
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps no copies of objects: nobody asks kopf what has changed, and it would copy each object of each event."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:  # type: ignore[explicit-override]
+        """Return what kopf would compare: nothing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:  # type: ignore[explicit-override]
+        """Return what was stored: nothing."""
+        return None
+
+    def store(self, **_: Any) -> None:  # type: ignore[explicit-override]
+        """Store nothing."""
 
 
 def configure() -> kopf.OperatorSettings:
@@ -22,5 +39,5 @@ def configure() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 10
     settings.persistence.finalizer = f"{OWN_PREFIX}/finalizer"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=OWN_PREFIX)
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=OWN_PREFIX)
+    settings.persistence.diffbase_storage = NoDiffBase()
     return settings

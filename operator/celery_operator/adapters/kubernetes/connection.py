@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.request import getproxies_environment
 
 import aiohttp
 import structlog
@@ -96,6 +97,8 @@ class ApiConnection:
 
     async def _login(self) -> None:
         settings: Any = client.Configuration()
+        # For proxies alone: with it aiohttp looks for ~/.netrc, in a thread, before every single request.
+        settings.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
         settings.retries = None  # retrying is decided here; False would count as a number of tries
         try:
             if self._kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
