@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from rich.console import Console
@@ -22,6 +23,7 @@ def main() -> int:
     options = parser.parse_args()
     sizes = QUICK if options.quick else FULL
     console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it, the stage is removed
 
     def say(text: str) -> None:
         console.print(f"  {text}", markup=False)
