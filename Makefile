@@ -17,7 +17,7 @@ help: ## This list
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Run the example workflow and pool on this machine, without a cluster
-	@$(BIN)/celery-operator run examples/04-word-count.yaml
+	@$(BIN)/celery-operator run --until-idle examples/04-word-count.yaml
 
 .PHONY: demo-cluster
 demo-cluster: cluster-up ## The same on a real Kubernetes node: build images, install the chart, apply, watch

@@ -129,7 +129,8 @@ class Controller:
                 log.exception("reconcile failed: this is a defect of the operator", kind=kind, object=str(key))
                 delay, retry = retry, min(retry * 2, LONGEST_RETRY)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(kept.wake.wait(), delay.total_seconds())
+                async with asyncio.timeout(delay.total_seconds()):
+                    await kept.wake.wait()
 
     async def _reconcile(self, kind: str, kept: _Kept) -> timedelta:
         async with self._slots:

@@ -47,9 +47,10 @@ def merge(counts: list[dict[str, int] | None]) -> dict[str, int]:
 
 
 @app.task(name="examples.words.top")  # type: ignore[untyped-decorator]
-def top(counts: dict[str, int], limit: int = 10) -> list[list[str | int]]:
-    """Return the most frequent words with their counts; words with the same count in alphabetical order."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+def top(counts: dict[str, int], limit: int = 10, letters: int = 1) -> list[list[str | int]]:
+    """Return the most frequent words of at least so many letters; words with the same count in alphabetical order."""
+    long_enough = (item for item in counts.items() if len(item[0]) >= letters)
+    ordered = sorted(long_enough, key=lambda item: (-item[1], item[0]))
     return [[word, number] for word, number in ordered[:limit]]
 
 

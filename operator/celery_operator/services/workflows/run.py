@@ -235,7 +235,8 @@ class WorkflowRun:
         delay = (min(moment for moment in due if moment is not None) - self._ports.clock.now()).total_seconds()
         if delay > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
 
     # ------------------------------------------------------------------------------------------------ publish
 
@@ -311,7 +312,8 @@ class WorkflowRun:
         """Wait for news or a second, whichever is first, before a server that failed is asked again."""
         self._show(self._ports.clock.now())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), FIRST_INTERVAL.total_seconds())
+            async with asyncio.timeout(FIRST_INTERVAL.total_seconds()):
+                await self._wake.wait()
 
     # -------------------------------------------------------------------------------------------------- sweep
 
