@@ -9,12 +9,19 @@ from celery import Celery
 
 from celery_patterns.store import Store, StoreSettings
 from patterns.resilience.clocked import ClockedStore
-from servers import RedisServer, redis_server
+from servers import RabbitServer, RedisServer, rabbitmq_server, redis_server
 
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
     with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitServer]:
+    """One RabbitMQ for all: it takes seven seconds to start, and each test has queues of its own."""
+    with rabbitmq_server() as server:
         yield server
 
 

@@ -19,6 +19,7 @@ from celery_patterns.agent.guard import Guard
 from celery_patterns.agent.settings import AgentSettings
 from celery_patterns.agent.steps import AgentStep, ConsumingStep
 from celery_patterns.agent.worker_agent import WorkerAgent
+from celery_patterns.resilience import steps as resilience
 
 _agents: list[WorkerAgent] = []
 """The agent of this process's worker; a forked child finds its parent's here."""
@@ -31,6 +32,12 @@ def join_worker(sender: Any, **_: Any) -> None:
     sender.app.steps["worker"].add(AgentStep)
     sender.app.steps["consumer"].add(ConsumingStep)
     atexit.register(agent.stop)
+
+
+def note_received(sender: Any, request: Any, **_: Any) -> None:
+    """A message became a task."""
+    queue = str((request.delivery_info or {}).get("routing_key") or "celery")
+    sender.controller.celery_patterns_agent.task_received(str(request.name), queue)
 
 
 def note_ready(sender: Any, **_: Any) -> None:
@@ -77,6 +84,8 @@ def announce_rejected(sender: Any, message: Any, exc: BaseException | None, **_:
 
 
 signals.worker_init.connect(join_worker, weak=False)
+resilience.install()
+signals.task_received.connect(note_received, weak=False)
 signals.worker_ready.connect(note_ready, weak=False)
 signals.worker_shutting_down.connect(note_stopping, weak=False)
 signals.worker_shutdown.connect(send_the_last, weak=False)

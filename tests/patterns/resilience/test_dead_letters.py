@@ -1,0 +1,185 @@
+"""What will not run again is kept as it was, on a real worker: the worker goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from celery_patterns.resilience.letter_streams import LetterStreams
+from celery_patterns.resilience.patching import patch
+from celery_patterns.resilience.replay import send
+from celery_patterns.store import Store, StoreSettings
+from celery_patterns.store import settings as store_settings
+from patterns.resilience.stage import Stage, stage_on
+from servers import RedisServer, Worker, eventually, redis_server
+
+
+@pytest.fixture(scope="module")
+def running(redis: RedisServer) -> Iterator[tuple[Stage, Worker]]:
+    """One worker for the tests that do not harm it."""
+    with stage_on(redis, redis.url(0)) as stage, stage.worker(concurrency=2) as worker:
+        yield stage, worker
+
+
+@pytest.fixture
+def stage(running: tuple[Stage, Worker]) -> Iterator[Stage]:
+    stage, worker = running
+    stage.letters.purge(stage.queue)
+    yield stage
+    assert worker.process.poll() is None, worker.log()
+    done = stage.send("ok", "still works")
+    eventually(lambda: stage.state(done) == "SUCCESS", what=worker.log)
+    with stage.redis.client() as client:
+        eventually(lambda: client.hlen("unacked") == 0, what=worker.log)
+
+
+def test_message_that_is_no_json(stage: Stage) -> None:
+    stage.publish("{not json", content_type="application/json", content_encoding="utf-8", headers={"mine": 1})
+    (letter,) = stage.wait_letters(1)
+    assert (letter.reason, letter.message.body, letter.message.headers) == ("undecodable", b"{not json", {"mine": 1})
+    assert letter.error.startswith("DecodeError: ")
+    assert letter.message.content_type == "application/json"
+
+
+def test_content_that_is_not_accepted_is_kept_unread(stage: Stage) -> None:
+    pickle = b"cos\nsystem\n(S'false'\ntR."
+    headers = {"task": "ok", "id": "p1"}
+    stage.publish(pickle, content_type="application/x-python-serialize", content_encoding="binary", headers=headers)
+    (letter,) = stage.wait_letters(1)
+    assert (letter.reason, letter.message.body, letter.message.headers) == ("undecodable", pickle, headers)
+
+
+@pytest.mark.parametrize("garbage", [b"total garbage \xc3\xa4", b"[]", b'{"body": 3}', b'{"properties": {}}', b"7"])
+def test_garbage_in_the_queue_itself(stage: Stage, garbage: bytes) -> None:
+    """Not even an envelope: stock Celery ends over it."""
+    with stage.redis.client() as client:
+        client.lpush(stage.queue, garbage)
+    (letter,) = stage.wait_letters(1)
+    assert (letter.reason, letter.message.body) == ("undecodable", garbage)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ({"hello": 1}, {}),
+        ([1, 2], {"task": "ok", "id": "bad1"}),
+        ([[], {}, {}], {"task": "ok"}),
+        ([[], {}, {}], {"task": "ok", "id": "bad2", "eta": "soon"}),
+    ],
+    ids=["no task", "no arguments", "no id", "no date"],
+)
+def test_message_that_is_no_task_message(stage: Stage, body: Any, headers: dict[str, str]) -> None:
+    stage.publish(body, serializer="json", headers=headers)
+    (letter,) = stage.wait_letters(1)
+    assert (letter.reason, json.loads(letter.message.body)) == ("invalid", body)
+
+
+def test_unknown_task_is_kept_and_its_failure_stored(stage: Stage) -> None:
+    sent = stage.send("nobody.knows", 1)
+    (letter,) = stage.wait_letters(1)
+    assert (letter.reason, letter.message.task, letter.message.task_id) == ("unknown_task", "nobody.knows", sent)
+    assert stage.state(sent) == "FAILURE"
+
+
+def test_failed_task_is_kept_once_it_has_no_further_try(stage: Stage) -> None:
+    sent = stage.send("fail", "f1")
+    (letter,) = stage.wait_letters(1)
+    assert (letter.reason, letter.attempts, letter.error) == ("failed", 2, "ValueError: the amount 0 is wrong")
+    assert (letter.message.task_id, json.loads(letter.message.body)[0]) == (sent, ["f1"])
+    assert 'raise ValueError(f"the amount {amount} is wrong")' in letter.traceback
+    assert len(letter.traceback_hash) == 12
+    assert stage.ran("f1") == 2
+    again = stage.send("fail", "f2", 7)
+    letters = stage.wait_letters(2)
+    assert letters[1].message.task_id == again
+    assert letters[1].traceback_hash == letters[0].traceback_hash, "another value, the same place"
+
+
+def test_rejected_task_and_one_that_runs_into_its_limit_are_kept(stage: Stage) -> None:
+    rejected = stage.send("reject", "r1")
+    slow = stage.send("slow", "s1")
+    letters = stage.wait_letters(2)
+    assert {letter.message.task_id: letter.reason for letter in letters} == {rejected: "rejected", slow: "timeout"}
+
+
+def test_task_that_kills_its_process_is_tried_as_often_as_it_may_and_kept(stage: Stage) -> None:
+    sent = stage.send("die", "d1")
+    (letter,) = stage.wait_letters(1)
+    assert (letter.reason, letter.attempts, letter.message.task_id) == ("worker_lost", 3, sent)
+    assert stage.ran("d1") == 3
+    assert stage.state(sent) == "FAILURE"
+
+
+def test_task_without_the_policy_fails_as_ever(stage: Stage) -> None:
+    sent = stage.send("plain_fail", "p1")
+    eventually(lambda: stage.state(sent) == "FAILURE")
+    assert list(stage.letters.scan(stage.queue)) == []
+
+
+def test_replay_runs_the_same_id_anew_and_a_patch_can_mend_it(stage: Stage) -> None:
+    sent = stage.send("fail", "again")
+    (letter,) = stage.wait_letters(1)
+    with stage.app.producer_pool.acquire() as producer:
+        send(producer, letter)
+    letters = stage.wait_letters(2)
+    assert [each.message.task_id for each in letters] == [sent, sent]
+    assert letters[1].attempts == 2, "its tries were counted from the beginning"
+    mended = patch(letter.message, ["kwargs.amount=42"])
+    with stage.app.producer_pool.acquire() as producer:
+        send(producer, dataclasses.replace(letter, message=mended))
+    eventually(lambda: stage.state(sent) == "SUCCESS")
+
+
+def test_every_key_of_the_letters_expires(stage: Stage) -> None:
+    stage.publish({"hello": 1}, serializer="json")
+    stage.wait_letters(1)
+    client = stage.store.client
+    keys = client.keys("*:dead:*")
+    assert len(keys) >= 3
+    assert [key for key in keys if client.pttl(key) < 0] == []
+
+
+def test_oversized_message_is_kept_undecoded(redis: RedisServer) -> None:
+    limits = {"CELERY_PATTERNS_MAX_MESSAGE_BYTES": "10KB"}
+    with stage_on(redis, redis.url(0)) as stage, stage.worker(env=limits) as worker:
+        stage.send("ok", "x" * 20_000)
+        (letter,) = stage.wait_letters(1, what=worker.log)
+        assert (letter.reason, letter.message.task) == ("oversized", "ok")
+        assert letter.error.endswith("bytes, which is more than 10000")
+        small = stage.send("ok", "y")
+        eventually(lambda: stage.state(small) == "SUCCESS")
+
+
+@pytest.mark.parametrize("trouble", ["down", "full"])
+def test_store_in_trouble_holds_the_message_back_until_its_letter_is_kept(redis: RedisServer, trouble: str) -> None:
+    """Down, or out of memory: the message stays unacknowledged, others go on, and nothing is lost."""
+    with redis_server() as apart, stage_on(redis, redis.url(0)) as stage:
+        env = {store_settings.ENV_URL: apart.url(), "CELERY_PATTERNS_DEAD_LETTERS": "all"}
+        # Longer than the test: what is held back must not come again meanwhile.
+        with stage.worker(concurrency=2, env=env, app="patient:app") as worker:
+            if trouble == "down":
+                apart.stop()
+            else:
+                with apart.client() as client:
+                    client.config_set("maxmemory", "1")
+            sent = stage.send("plain_fail", "held")
+            eventually(lambda: "cannot be kept as a dead letter yet" in worker.log(), what=worker.log)
+            with redis.client() as client:
+                assert client.hlen("unacked") == 1
+            done = stage.send("plain_ok", "others go on")
+            eventually(lambda: stage.state(done) == "SUCCESS", what=worker.log)
+            if trouble == "down":
+                apart.start()
+            else:
+                with apart.client() as client:
+                    client.config_set("maxmemory", "0")
+            store = Store(stage.app, StoreSettings(url=apart.url()))
+            letters = eventually(lambda: list(LetterStreams(store).scan(stage.queue)), what=worker.log)
+            assert [letter.message.task_id for letter in letters] == [sent]
+            with redis.client() as client:
+                eventually(lambda: client.hlen("unacked") == 0, what=worker.log)
+            store.close()

@@ -1,0 +1,99 @@
+"""Dead letters on RabbitMQ, where there is no Redis to keep them, and those of the broker's own exchange."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Queue
+
+from celery_patterns.resilience.letter_queues import LetterQueues
+from celery_patterns.resilience.letters import DeadLetter, OriginalMessage
+from celery_patterns.resilience.replay import send
+from patterns.resilience.stage import Stage, stage_on
+from servers import RabbitServer, RedisServer, eventually
+
+
+@pytest.fixture
+def stage(redis: RedisServer, rabbit: RabbitServer) -> Iterator[Stage]:
+    with stage_on(redis, rabbit.url()) as stage:
+        yield stage
+
+
+@pytest.fixture
+def letters(stage: Stage) -> Iterator[LetterQueues]:
+    found = LetterQueues(stage.app)
+    yield found
+    found.close()
+
+
+def test_worker_keeps_letters_on_the_broker_and_they_can_be_replayed(stage: Stage, letters: LetterQueues) -> None:
+    env = {"CELERY_PATTERNS_DEAD_LETTERS_ON": "broker"}
+    with stage.worker(env=env, concurrency=2) as worker:
+        stage.publish("{not json", content_type="application/json", content_encoding="utf-8", headers={"mine": 1})
+        sent = stage.send("fail", "k1", 7)
+        found = eventually(
+            lambda: len(list(letters.scan(stage.queue))) == 2 and list(letters.scan(stage.queue, newest_first=False)),
+            what=worker.log,
+        )
+        by_reason = {letter.reason: letter for letter in found or []}
+        assert by_reason["undecodable"].message.body == b"{not json"
+        assert by_reason["undecodable"].message.headers == {"mine": 1}
+        failed = by_reason["failed"]
+        assert (failed.message.task_id, failed.attempts, failed.queue) == (sent, 2, stage.queue)
+        assert failed.error == "ValueError: the amount 7 is wrong"
+        assert json.loads(failed.message.body)[0] == ["k1", 7]
+        with stage.app.producer_pool.acquire() as producer:
+            send(producer, failed)
+        assert letters.remove(stage.queue, [failed.id]) == 1
+        eventually(lambda: stage.ran("k1") == 4, what=worker.log)
+        eventually(lambda: len(list(letters.scan(stage.queue))) == 2, what=worker.log)
+
+
+def letter(queue: str, number: int) -> DeadLetter:
+    message = OriginalMessage(b"[[], {}, {}]", {"task": "t", "id": f"id{number}"}, {}, "application/json", "utf-8")
+    return DeadLetter("", queue, "failed", message, error=f"E: {number}")
+
+
+def test_looking_changes_neither_order_nor_number(stage: Stage, letters: LetterQueues) -> None:
+    ids = [letters.keep(letter(stage.queue, number), f"token{number}") for number in range(5)]
+    for _ in range(3):
+        assert [each.id for each in letters.scan(stage.queue, newest_first=False)] == ids
+    assert [each.id for each in letters.scan(stage.queue)] == ids[::-1]
+    found = letters.get(stage.queue, ids[2])
+    assert found is not None
+    assert found.error == "E: 2"
+    assert letters.remove(stage.queue, [ids[2], "nobody"]) == 1
+    assert letters.purge(stage.queue, 3600) == 0
+    assert letters.purge(stage.queue) == 4
+    assert list(letters.scan("no such queue")) == []
+    assert letters.purge("no such queue") == 0
+
+
+def test_letters_of_the_brokers_own_exchange_are_read(
+    stage: Stage, letters: LetterQueues, rabbit: RabbitServer
+) -> None:
+    """A queue whose arguments name a dead-letter routing key: what is rejected there appears with the broker's note."""
+    arguments: dict[str, Any] = {
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": f"{stage.queue}.dead",
+        "x-queue-type": "quorum",
+    }
+    with Celery("declarer", set_as_current=False, broker=rabbit.url()) as app, app.connection_for_write() as connection:
+        channel = connection.default_channel
+        Queue(f"{stage.queue}.dead", channel=channel).queue_declare()
+        Queue(stage.queue, queue_arguments=arguments, channel=channel).queue_declare()
+        stage.publish(
+            "{}", content_type="application/json", content_encoding="utf-8", headers={"id": "i1", "task": "t"}
+        )
+        taken = eventually(lambda: channel.basic_get(stage.queue))
+        channel.basic_reject(taken.delivery_tag, requeue=False)
+        found = eventually(lambda: list(letters.scan(stage.queue)))
+    assert [(each.reason, each.queue, each.message.task_id) for each in found] == [
+        ("dead_lettered", stage.queue, "i1"),
+    ]
+    assert found[0].error == "RabbitMQ dead-lettered it: rejected"
+    assert found[0].at_ms > 0

@@ -1,0 +1,124 @@
+"""A message that kills whatever runs it is run so often and no more, whatever dies with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_patterns.resilience.poison import COUNT, Deliveries
+from celery_patterns.store import Store, StoreSettings
+from patterns.resilience.clocked import ClockedStore
+from patterns.resilience.stage import Stage, stage_on
+from servers import RedisServer, eventually, redis_server
+
+MAX_DELIVERIES = 3
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def stage(request: pytest.FixtureRequest, redis: RedisServer) -> Iterator[Stage]:
+    broker = redis.url(0) if request.param == "redis" else request.getfixturevalue("rabbit").url()
+    with stage_on(redis, broker) as stage:
+        yield stage
+
+
+def test_message_that_kills_its_container_is_buried_after_so_many_deliveries(stage: Stage) -> None:
+    """Main process and children go together, as when the kernel kills a container; a new one starts each time."""
+    sent = stage.send("die_whole", stage.queue)
+    env = {"CELERY_PATTERNS_MAX_DELIVERIES": str(MAX_DELIVERIES)}
+    for _ in range(MAX_DELIVERIES):
+        with stage.worker(env=env, wait_ready=False) as worker:
+            worker.process.wait(20)
+    assert stage.ran(stage.queue) == MAX_DELIVERIES
+    assert stage.state(sent) == "PENDING"
+    with stage.worker(env=env) as worker:
+        (letter,) = stage.wait_letters(1, what=worker.log)
+        assert (letter.reason, letter.message.task_id, letter.message.task) == ("poison", sent, "die_whole")
+        assert letter.error == "PoisonMessage: delivered 4 times without an end, which is more than 3"
+        done = stage.send("ok", "after")
+        eventually(lambda: stage.state(done) == "SUCCESS", what=worker.log)
+    assert stage.ran(stage.queue) == MAX_DELIVERIES
+    assert stage.state(sent) == "FAILURE"
+
+
+def test_long_task_of_a_killed_worker_is_no_poison(stage: Stage) -> None:
+    """A pod that is lost costs its task one of its deliveries, and no more."""
+    sent = stage.send("wait", stage.queue, 1.0)
+    for lost in range(1 if stage.broker.startswith("redis") else 2):
+        with stage.worker() as worker:
+            eventually(lambda seen=lost: stage.ran(stage.queue) > seen, within=15, what=worker.log)  # type: ignore[misc]
+            worker.kill()
+    with stage.worker() as worker:
+        eventually(lambda: stage.state(sent) == "SUCCESS", within=15, what=worker.log)
+
+
+class Message:
+    """As kombu's, as far as deliveries go."""
+
+    def __init__(self, *, redelivered: bool, count: int | None = None) -> None:
+        self.delivery_info = {"redelivered": redelivered}
+        self.headers: dict[str, Any] = {} if count is None else {"x-delivery-count": count}
+
+
+def test_first_delivery_asks_nobody() -> None:
+    with Celery("test", set_as_current=False) as app:
+        nowhere = Store(app, StoreSettings(url="redis://127.0.0.1:1/0"))
+        began = time.monotonic()  # noqa: TID251
+        assert Deliveries(nowhere).count(Message(redelivered=False), "id", 0) == 1
+        assert time.monotonic() - began < 0.1  # noqa: TID251
+        assert Deliveries(nowhere).count(Message(redelivered=True), "id", 0) == 1, "it runs while nobody can count"
+        nowhere.close()
+
+
+def test_quorum_queues_count_themselves() -> None:
+    assert Deliveries(None).count(Message(redelivered=True, count=4), "id", 0) == 5
+    assert Deliveries(None).count(Message(redelivered=True), "id", 0) == 1
+
+
+Step = st.tuples(st.sampled_from(["count", "forget", "clear"]), st.integers(0, 1), st.integers(0, 1))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(Step, max_size=40))
+def test_counts_are_apart_for_each_message_and_try(clocked: ClockedStore, steps: list[tuple[str, int, int]]) -> None:
+    clocked.client.flushdb()
+    deliveries, again = Deliveries(clocked), Message(redelivered=True)
+    model: dict[tuple[int, int], int] = {}
+    for kind, number, retries in steps:
+        task_id, key = f"id{number}", (number, retries)
+        if kind == "count":
+            model[key] = model.get(key, 0) + 1
+            assert deliveries.count(again, task_id, retries) == 1 + model[key]
+        elif kind == "forget":
+            deliveries.forget(again, task_id, retries)
+            model[key] = max(0, model.get(key, 0) - 1)
+        else:
+            deliveries.clear(task_id, retries)
+            model.pop(key, None)
+    assert clocked.without_ttl() == []
+
+
+def test_forgotten_script_loads_itself(clocked: ClockedStore) -> None:
+    key = clocked.key("deliveries", "x")
+    assert clocked.run(COUNT, [key], [1, 1000]) == 1
+    clocked.client.script_flush()
+    assert clocked.run(COUNT, [key], [1, 1000]) == 2
+
+
+def test_message_waits_for_no_store(redis: RedisServer) -> None:
+    """The guard is no reason not to run: without its store, a message that came before runs uncounted."""
+    with redis_server() as apart, stage_on(redis, redis.url(0)) as stage:
+        sent = stage.send("wait", stage.queue, 0.5)
+        env = {"CELERY_PATTERNS_STORE_URL": apart.url()}
+        with stage.worker(env=env) as worker:
+            eventually(lambda: stage.ran(stage.queue) == 1, what=worker.log)
+            worker.kill()
+        apart.stop()
+        with stage.worker(env=env) as worker:
+            eventually(lambda: stage.state(sent) == "SUCCESS", within=15, what=worker.log)
+            assert f"the deliveries of {sent} are not counted, it runs" in worker.log()
