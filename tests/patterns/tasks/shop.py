@@ -41,7 +41,11 @@ app.conf.update(
     task_retry_on_worker_lost=True,
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
+    broker_transport_options={
+        "visibility_timeout": float(os.environ.get("SHOP_VISIBILITY", "30")),
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    },
     result_extended=True,
 )
 install(app, lease=LEASE_SECONDS)

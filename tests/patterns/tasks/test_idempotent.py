@@ -92,11 +92,11 @@ def test_after_the_kill_of_a_child_the_key_is_free_at_once(
 def test_after_the_kill_of_a_whole_worker_the_next_one_runs_it(
     start_worker: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str
 ) -> None:
-    with start_worker(queues=f"q{key}") as first:
+    with start_worker(queues=f"q{key}", env={"SHOP_VISIBILITY": "2"}) as first:
         result = shop.charge.apply_async([key, 1.5], queue=f"q{key}")
         wait_start(key)
         first.kill()
-    with start_worker(queues=f"q{key}") as second:
+    with start_worker(queues=f"q{key}", env={"SHOP_VISIBILITY": "2"}) as second:
         assert result.get(timeout=20) == {"order": key, "paid": True}, second.log()
     assert [entry["event"] for entry in ledger(key)] == ["start", "start", "finish"]
 

@@ -52,7 +52,7 @@ def test_no_span_is_lost_when_each_task_ends_its_process(
 ) -> None:
     spans = tmp_path / "spans"
     arguments = ["--max-tasks-per-child", "1"]
-    with start_worker(queues=key, arguments=arguments, env={"SHOP_SPANS": str(spans)}) as worker:
+    with start_worker(queues=key, concurrency=6, arguments=arguments, env={"SHOP_SPANS": str(spans)}) as worker:
         results = [shop.talk.apply_async([str(number)], queue=key) for number in range(6)]
         ids = {result.id for result in results}
         for result in results:
@@ -63,7 +63,7 @@ def test_no_span_is_lost_when_each_task_ends_its_process(
             found = [json.loads(line) for line in text.splitlines()]
             return {span["attributes"].get("messaging.message.id") for span in found} >= ids
 
-        eventually(seen, within=10, what=worker.log)
+        eventually(seen, within=4, what=worker.log)
 
 
 def test_a_task_that_waits_is_found_with_its_place(worker: Worker, key: str) -> None:
