@@ -73,6 +73,10 @@ lock: ## Lock the dependencies again (needs uv)
 	@$(LOCK) --python-version 3.13 --extra operator -o requirements/operator.txt
 	@$(LOCK) --python-version 3.13 --extra worker -o requirements/worker.txt
 
+.PHONY: bench-patterns
+bench-patterns: $(VENV)/.installed system ## What the worker's patterns cost, beside plain Celery and other libraries (ARGS=--quick)
+	@PYTHONPATH=.:tests $(BIN)/python -m benchmarks.patterns $(ARGS)
+
 ##@ On a real cluster
 
 .PHONY: cluster-up
