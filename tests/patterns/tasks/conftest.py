@@ -38,9 +38,7 @@ def start_worker(redis: RedisServer) -> StartWorker:
     def start(**options: Any) -> AbstractContextManager[Worker]:
         env = {"LEDGER_URL": redis.url(LEDGER), **options.pop("env", {})}
         defaults: dict[str, Any] = {"app": "patterns.tasks.shop:app", "python_path": TESTS, "agent": False}
-        return celery_worker(
-            broker=redis.url(BROKER), backend=redis.url(RESULTS), **{**defaults, **options}, env=env
-        )
+        return celery_worker(broker=redis.url(BROKER), backend=redis.url(RESULTS), **{**defaults, **options}, env=env)
 
     return start
 
@@ -54,6 +52,7 @@ def worker(start_worker: StartWorker) -> Iterator[Worker]:
 
 @pytest.fixture
 def store(redis: RedisServer) -> Store:
+    assert redis.url()
     return patterns_of(shop.app).store
 
 

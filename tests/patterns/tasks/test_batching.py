@@ -11,12 +11,14 @@ from celery import chord
 from celery_patterns.store import Store
 from patterns.tasks import shop
 from patterns.tasks.conftest import StartWorker
-from servers import Worker, eventually
+from servers import eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
 
+pytestmark = pytest.mark.usefixtures("worker")
 
-def test_items_are_worked_off_together_and_each_has_its_result(worker: Worker, ledger: Ledger, key: str) -> None:
+
+def test_items_are_worked_off_together_and_each_has_its_result(ledger: Ledger, key: str) -> None:
     results = [shop.insert_rows.delay(table=key, row=number) for number in range(12)]
     assert [result.get(timeout=15) for result in results] == [{"row": n, "tries": 1} for n in range(12)]
     sizes = [entry["size"] for entry in ledger(key, "batch")]
@@ -25,11 +27,11 @@ def test_items_are_worked_off_together_and_each_has_its_result(worker: Worker, l
     assert len(sizes) < 12
 
 
-def test_a_lone_item_waits_no_longer_than_max_wait(worker: Worker, key: str) -> None:
+def test_a_lone_item_waits_no_longer_than_max_wait(key: str) -> None:
     assert shop.insert_rows.delay(table=key, row="one").get(timeout=5) == {"row": "one", "tries": 1}
 
 
-def test_items_fail_come_again_and_succeed_by_themselves(worker: Worker, key: str) -> None:
+def test_items_fail_come_again_and_succeed_by_themselves(key: str) -> None:
     rows = ["good", "bad", "again", "silent"]
     results = dict(zip(rows, [shop.insert_rows.delay(table=key, row=row) for row in rows], strict=True))
     assert results["good"].get(timeout=15) == {"row": "good", "tries": 1}
@@ -39,7 +41,7 @@ def test_items_fail_come_again_and_succeed_by_themselves(worker: Worker, key: st
         results["bad"].get(timeout=15)
 
 
-def test_an_item_that_breaks_its_batch_breaks_only_itself(worker: Worker, ledger: Ledger, key: str) -> None:
+def test_an_item_that_breaks_its_batch_breaks_only_itself(ledger: Ledger, key: str) -> None:
     rows = ["silent", "explode", "silent"]
     results = [shop.insert_rows.delay(table=key, row=row) for row in rows]
     assert results[0].get(timeout=15) is None
@@ -49,16 +51,14 @@ def test_an_item_that_breaks_its_batch_breaks_only_itself(worker: Worker, ledger
     assert [entry["size"] for entry in ledger(key, "batch")][-1] == 1
 
 
-def test_items_work_in_a_chord(worker: Worker, key: str) -> None:
+def test_items_work_in_a_chord(key: str) -> None:
     header = [shop.insert_rows.s(table=key, row=number) for number in range(3)]
     body = chord(header)(shop.collect.s())
     answer = shop.app.AsyncResult(body.id).get(timeout=15)
     assert sorted(item["row"] for item in answer) == [0, 1, 2]
 
 
-def test_items_of_a_flush_that_was_killed_are_worked_off(
-    start_worker: StartWorker, store: Store, ledger: Ledger, key: str
-) -> None:
+def test_items_of_a_flush_that_was_killed_are_worked_off(start_worker: StartWorker, store: Store, key: str) -> None:
     with start_worker(queues=key, concurrency=2) as worker:
         rows = ["kill", "b", "c", "d", "e"]
         results = [shop.insert_rows.apply_async(kwargs={"table": key, "row": row}, queue=key) for row in rows]

@@ -15,34 +15,36 @@ from celery_patterns.store import Store
 from celery_patterns.tasks.errors import DuplicateCall
 from patterns.tasks import shop
 from patterns.tasks.conftest import StartWorker
-from servers import Worker, eventually
+from servers import eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 
 PAID = {"paid": True}
 
+pytestmark = pytest.mark.usefixtures("worker")
 
-def test_calls_with_one_key_run_once_and_all_get_the_result(worker: Worker, ledger: Ledger, key: str) -> None:
+
+def test_calls_with_one_key_run_once_and_all_get_the_result(ledger: Ledger, key: str) -> None:
     results = [shop.charge.delay(key, 0.2) for _ in range(8)]
     assert [result.get(timeout=20) for result in results] == [{"order": key, "paid": True}] * 8
     assert [entry["event"] for entry in ledger(key)] == ["start", "finish"]
 
 
-def test_a_canvas_keeps_the_promise(worker: Worker, ledger: Ledger, key: str) -> None:
+def test_a_canvas_keeps_the_promise(ledger: Ledger, key: str) -> None:
     chord = group(shop.charge.s(key) for _ in range(3)) | shop.collect.s()
     assert shop.app.AsyncResult(chord.delay().id).get(timeout=20) == [{"order": key, "paid": True}] * 3
     assert len(ledger(key, "start")) == 1
 
 
-def test_a_message_without_the_task_class_keeps_it_too(worker: Worker, ledger: Ledger, key: str) -> None:
+def test_a_message_without_the_task_class_keeps_it_too(ledger: Ledger, key: str) -> None:
     first = shop.app.send_task("charge", [key])
     second = shop.app.send_task("charge", [], {"order": key})
     assert first.get(timeout=10) == second.get(timeout=10) == {"order": key, "paid": True}
     assert len(ledger(key, "start")) == 1
 
 
-def test_a_call_that_failed_may_run_again_with_a_larger_fence(worker: Worker, ledger: Ledger, key: str) -> None:
+def test_a_call_that_failed_may_run_again_with_a_larger_fence(ledger: Ledger, key: str) -> None:
     with pytest.raises(shop.Flaky):
         shop.charge.delay(key, fail=True).get(timeout=10)
     assert shop.charge.delay(key).get(timeout=10) == {"order": key, "paid": True}
@@ -50,7 +52,7 @@ def test_a_call_that_failed_may_run_again_with_a_larger_fence(worker: Worker, le
     assert second > first
 
 
-def test_conflict_and_reject_fail_duplicates(worker: Worker, wait_start: WaitStart, key: str) -> None:
+def test_conflict_and_reject_fail_duplicates(wait_start: WaitStart, key: str) -> None:
     first = shop.charge_strictly.delay(key, 0.5)
     wait_start(key)
     with pytest.raises(DuplicateCall, match=f"runs as task {first.id}"):
@@ -60,12 +62,12 @@ def test_conflict_and_reject_fail_duplicates(worker: Worker, wait_start: WaitSta
         shop.charge_strictly.delay(key, 0.5).get(timeout=10)
 
 
-def test_ignore_ends_duplicates_with_none(worker: Worker, key: str) -> None:
+def test_ignore_ends_duplicates_with_none(key: str) -> None:
     assert shop.charge_quietly.delay(key).get(timeout=10) == key
     assert shop.charge_quietly.delay(key).get(timeout=10) is None
 
 
-def test_a_redelivery_of_the_same_task_gets_its_own_result(worker: Worker, key: str) -> None:
+def test_a_redelivery_of_the_same_task_gets_its_own_result(key: str) -> None:
     first = shop.charge_strictly.apply_async([key], task_id=f"same-{key}")
     assert first.get(timeout=10) == key
     shop.app.backend.delete(shop.app.backend.get_key_for_task(first.id))
@@ -102,7 +104,7 @@ def test_after_the_kill_of_a_whole_worker_the_next_one_runs_it(
 
 
 def test_a_flush_in_mid_run_loses_the_memory_and_nothing_else(
-    worker: Worker, store: Store, ledger: Ledger, wait_start: WaitStart, key: str
+    store: Store, ledger: Ledger, wait_start: WaitStart, key: str
 ) -> None:
     """What runs commits after the flush, unless another execution began meanwhile: then that one's result counts."""
     result = shop.charge.delay(key, 1.0)
@@ -116,7 +118,7 @@ def test_a_flush_in_mid_run_loses_the_memory_and_nothing_else(
     assert len(ledger(key, "start")) == 2
 
 
-def test_every_key_has_a_ttl(worker: Worker, store: Store, wait_start: WaitStart, key: str) -> None:
+def test_every_key_has_a_ttl(store: Store, wait_start: WaitStart, key: str) -> None:
     result = shop.charge.delay(key, 0.5)
     wait_start(key)
     during = _ttls(store)
@@ -126,4 +128,6 @@ def test_every_key_has_a_ttl(worker: Worker, store: Store, wait_start: WaitStart
 
 
 def _ttls(store: Store) -> dict[bytes, int]:
-    return {name: ttl for name in store.client.scan_iter("{celery-patterns}:*") if (ttl := store.client.pttl(name)) != -2}
+    return {
+        name: ttl for name in store.client.scan_iter("{celery-patterns}:*") if (ttl := store.client.pttl(name)) != -2
+    }

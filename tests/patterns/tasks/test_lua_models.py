@@ -217,7 +217,10 @@ class Stage:
         call = self.calls[number % len(self.calls)]
         key = call.arguments["key"]
         result = f"{call.holder} done"
-        steps = [self.idempotent.settlement(call, outcome, result, 0.0), self.singleton.settlement(call, outcome, 0, 0.0)]
+        steps = [
+            self.idempotent.settlement(call, outcome, result, 0.0),
+            self.singleton.settlement(call, outcome, 0, 0.0),
+        ]
         mine, replies = composition.settle(self.store, call, [step for step in steps if step], outcome)
         assert (mine, replies[0]) == self.model.settle(call, outcome, result)
         if replies[0] == 0 and outcome is Outcome.SUCCESS:
@@ -279,10 +282,9 @@ def test_claims_locks_and_leases_agree_with_the_model(
     rate=st.integers(1, 50),
     burst=st.integers(1, 10),
     pauses=st.lists(st.sampled_from([0, 0, 1, 7, 50, 400, 3_000]), min_size=5, max_size=80),
-    data=st.data(),
 )
 def test_in_no_window_more_runs_than_rate_and_burst(
-    clocked: ClockedStore, app: Celery, rate: int, burst: int, pauses: list[int], data: st.DataObject
+    clocked: ClockedStore, app: Celery, rate: int, burst: int, pauses: list[int]
 ) -> None:
     """Whatever the arrivals, and whatever is given back by tasks that another policy stopped."""
     clocked.client.flushdb()

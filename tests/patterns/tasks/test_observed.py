@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from celery_patterns import protocol
 from celery_patterns.tasks import explain
 from patterns.tasks import shop
@@ -17,6 +19,8 @@ Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 UID = "6f1c1a52-4f0a-4f3e-9a39-0d8f1f9f2a11"
 
+pytestmark = pytest.mark.usefixtures("worker")
+
 
 def test_every_line_of_a_task_says_where_it_belongs(start_worker: StartWorker, key: str) -> None:
     identity = protocol.TaskIdentity(uid=UID, run=2, step="load", index=7, attempt=3)
@@ -25,7 +29,7 @@ def test_every_line_of_a_task_says_where_it_belongs(start_worker: StartWorker, k
         plain.get(timeout=10)
         flow = shop.talk.apply_async(["third"], queue=key, headers={protocol.TASK_HEADER: identity.to_header()})
         flow.get(timeout=10)
-        lines = eventually(lambda: len(found := _lines(worker, "said ")) == 3 and found)
+        lines = eventually(lambda: three(_lines(worker, "said ")))
     first, second, third = lines
     root = plain.parent.id
     assert {name: second[name] for name in ("event", "task", "task_id", "root_id", "parent_id", "attempt")} == {
@@ -42,14 +46,17 @@ def test_every_line_of_a_task_says_where_it_belongs(start_worker: StartWorker, k
     assert third["task_id"] == flow.id
 
 
+def three(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return them once they are all there."""
+    return lines if len(lines) == 3 else []
+
+
 def _lines(worker: Worker, start: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
     return [line for line in lines if str(line["event"]).startswith(start)]
 
 
-def test_no_span_is_lost_when_each_task_ends_its_process(
-    start_worker: StartWorker, tmp_path: Path, key: str
-) -> None:
+def test_no_span_is_lost_when_each_task_ends_its_process(start_worker: StartWorker, tmp_path: Path, key: str) -> None:
     spans = tmp_path / "spans"
     arguments = ["--max-tasks-per-child", "1"]
     with start_worker(queues=key, concurrency=6, arguments=arguments, env={"SHOP_SPANS": str(spans)}) as worker:
@@ -66,7 +73,7 @@ def test_no_span_is_lost_when_each_task_ends_its_process(
         eventually(seen, within=4, what=worker.log)
 
 
-def test_a_task_that_waits_is_found_with_its_place(worker: Worker, key: str) -> None:
+def test_a_task_that_waits_is_found_with_its_place(key: str) -> None:
     for number in range(3):
         shop.talk.apply_async([f"{number}"], queue=key)
     urgent = shop.talk.apply_async(["urgent"], queue=key, priority=0)
@@ -78,7 +85,7 @@ def test_a_task_that_waits_is_found_with_its_place(worker: Worker, key: str) -> 
     assert place == 3
 
 
-def test_a_task_that_runs_and_one_that_waits_for_it_say_so(worker: Worker, wait_start: WaitStart, key: str) -> None:
+def test_a_task_that_runs_and_one_that_waits_for_it_say_so(wait_start: WaitStart, key: str) -> None:
     first = shop.charge.delay(key, 1.5)
     wait_start(key)
     second = shop.charge.delay(key)
@@ -96,7 +103,7 @@ def test_a_task_that_runs_and_one_that_waits_for_it_say_so(worker: Worker, wait_
     assert json.loads(json.dumps(done.to_json()))["task_id"] == second.id
 
 
-def test_an_unknown_task_is_unknown(worker: Worker) -> None:
+def test_an_unknown_task_is_unknown() -> None:
     told = explain("no-such-task", shop.app)
     assert told.where == "unknown"
     assert told.unseen == []

@@ -7,10 +7,11 @@ from celery.exceptions import TaskRevokedError
 
 from celery_patterns.tasks.errors import RateExceeded, TooLongDeferred
 from patterns.tasks import shop
-from servers import Worker
+
+pytestmark = pytest.mark.usefixtures("worker")
 
 
-def test_no_window_has_more_runs_than_rate_and_burst(worker: Worker, key: str) -> None:
+def test_no_window_has_more_runs_than_rate_and_burst(key: str) -> None:
     """20/s with a burst of 5: in any second at most 25 of the 40 calls."""
     results = [shop.call_api.delay(key) for _ in range(40)]
     times = sorted(result.get(timeout=30) for result in results)
@@ -18,7 +19,7 @@ def test_no_window_has_more_runs_than_rate_and_burst(worker: Worker, key: str) -
     assert times[-1] - times[0] >= (40 - 5) / 20 * 0.9
 
 
-def test_over_the_limit_a_call_is_dropped_or_fails(worker: Worker, key: str) -> None:
+def test_over_the_limit_a_call_is_dropped_or_fails(key: str) -> None:
     assert shop.call_rarely.delay(key).get(timeout=10) == key
     with pytest.raises(TaskRevokedError, match="the rate limit 1/m is used up"):
         shop.call_rarely.delay(key).get(timeout=10)
@@ -27,7 +28,7 @@ def test_over_the_limit_a_call_is_dropped_or_fails(worker: Worker, key: str) -> 
         shop.call_strictly.delay(key).get(timeout=10)
 
 
-def test_a_call_that_would_wait_too_long_fails(worker: Worker, key: str) -> None:
+def test_a_call_that_would_wait_too_long_fails(key: str) -> None:
     assert shop.call_patiently.delay(key).get(timeout=10) == key
     with pytest.raises(TooLongDeferred, match="the rate limit 1/m is used up"):
         shop.call_patiently.delay(key).get(timeout=10)

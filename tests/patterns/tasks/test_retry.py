@@ -10,16 +10,17 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from celery_patterns.tasks import cancel, read_progress
 from celery_patterns.tasks.errors import Cancelled
+from celery_patterns.tasks.state import ProgressReport
 from patterns.tasks import shop
-from servers import Worker, eventually
+from servers import eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 
+pytestmark = pytest.mark.usefixtures("worker")
 
-def test_a_task_comes_again_under_its_id_with_its_attempt_in_the_header(
-    worker: Worker, ledger: Ledger, key: str
-) -> None:
+
+def test_a_task_comes_again_under_its_id_with_its_attempt_in_the_header(ledger: Ledger, key: str) -> None:
     result = shop.fetch.delay(key, 2)
     answer = result.get(timeout=15)
     assert (answer["attempt"], answer["id"]) == (3, result.id)
@@ -27,22 +28,20 @@ def test_a_task_comes_again_under_its_id_with_its_attempt_in_the_header(
     assert [entry["attempt"] for entry in ledger(key, "start")] == [1, 2, 3]
 
 
-def test_after_the_last_retry_the_error_is_the_result(worker: Worker, ledger: Ledger, key: str) -> None:
+def test_after_the_last_retry_the_error_is_the_result(ledger: Ledger, key: str) -> None:
     with pytest.raises(shop.Flaky):
         shop.fetch.delay(key, 99).get(timeout=15)
     assert len(ledger(key, "start")) == 4
 
 
 @pytest.mark.parametrize(("error", "kind"), [("reset", ConnectionResetError), ("key", KeyError)])
-def test_other_errors_are_not_tried_again(
-    worker: Worker, ledger: Ledger, key: str, error: str, kind: type[Exception]
-) -> None:
+def test_other_errors_are_not_tried_again(ledger: Ledger, key: str, error: str, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         shop.fetch.delay(key, 99, error).get(timeout=15)
     assert len(ledger(key, "start")) == 1
 
 
-def test_deferrals_cost_no_retry(worker: Worker, key: str) -> None:
+def test_deferrals_cost_no_retry(key: str) -> None:
     """Two tasks share 2/s with one retry each: they are deferred more often than they may be retried."""
     results = [shop.fetch_rarely.delay(key) for _ in range(3)]
     answers = [result.get(timeout=30) for result in results]
@@ -50,7 +49,7 @@ def test_deferrals_cost_no_retry(worker: Worker, key: str) -> None:
     assert sum(answer["deferrals"] for answer in answers) >= 3
 
 
-def test_the_soft_limit_raises_in_the_task_and_the_hard_one_kills_it(worker: Worker, key: str) -> None:
+def test_the_soft_limit_raises_in_the_task_and_the_hard_one_kills_it(key: str) -> None:
     with pytest.raises(SoftTimeLimitExceeded):
         shop.slow.delay(key, 10).get(timeout=15)
     with pytest.raises(TimeLimitExceeded):
@@ -58,25 +57,30 @@ def test_the_soft_limit_raises_in_the_task_and_the_hard_one_kills_it(worker: Wor
     assert shop.slow.delay(key, 0).get(timeout=15) == key
 
 
-def test_a_retry_continues_from_the_checkpoint(worker: Worker, ledger: Ledger) -> None:
+def test_a_retry_continues_from_the_checkpoint(ledger: Ledger) -> None:
     result = shop.crawl.delay(50, fail_at=30)
     assert result.get(timeout=15) == {"begin": 30, "deliveries": 2}
     assert [entry["begin"] for entry in ledger(result.id, "start")] == [0, 30]
 
 
-def test_a_task_whose_process_was_killed_continues_from_the_checkpoint(worker: Worker) -> None:
+def test_a_task_whose_process_was_killed_continues_from_the_checkpoint() -> None:
     assert shop.crawl.delay(50, kill_at=20).get(timeout=15) == {"begin": 20, "deliveries": 2}
 
 
-def test_progress_can_be_read_after_the_end(worker: Worker) -> None:
+def ended(report: ProgressReport | None) -> list[ProgressReport]:
+    """Return it once it says how the task ended."""
+    return [report] if report is not None and report.outcome else []
+
+
+def test_progress_can_be_read_after_the_end() -> None:
     result = shop.crawl.delay(7)
     result.get(timeout=10)
-    report = eventually(lambda: (r := read_progress(result.id, shop.app)) and r.outcome and r)
+    report = eventually(lambda: ended(read_progress(result.id, shop.app)))[0]
     assert (report.done, report.total, report.note, report.fraction, report.outcome) == (7, 7, "page 6", 1.0, "success")
     assert read_progress("unknown", shop.app) is None
 
 
-def test_a_task_stops_at_a_heartbeat_when_it_is_asked_to(worker: Worker, wait_start: WaitStart) -> None:
+def test_a_task_stops_at_a_heartbeat_when_it_is_asked_to(wait_start: WaitStart) -> None:
     result = shop.wait_for_cancel.delay()
     wait_start(result.id)
     cancel(result.id, shop.app)

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from celery_patterns.store import Store
 from celery_patterns.tasks.errors import DuplicateCall
 from patterns.tasks import shop
 from patterns.tasks.conftest import StartWorker
-from servers import Worker, eventually
+from servers import eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 
+pytestmark = pytest.mark.usefixtures("worker")
 
-def test_a_second_call_is_dropped_while_the_first_runs(worker: Worker, wait_start: WaitStart, key: str) -> None:
+
+def test_a_second_call_is_dropped_while_the_first_runs(wait_start: WaitStart, key: str) -> None:
     first = shop.report.delay(key, 0.6)
     wait_start(key)
     with pytest.raises(TaskRevokedError, match=f"task {first.id} with the same key runs"):
@@ -30,7 +31,7 @@ def test_a_second_call_is_dropped_while_the_first_runs(worker: Worker, wait_star
     assert shop.report.delay(key).get(timeout=10) == key
 
 
-def test_what_waits_or_runs_keeps_others_out_at_publish(worker: Worker, wait_start: WaitStart, key: str) -> None:
+def test_what_waits_or_runs_keeps_others_out_at_publish(wait_start: WaitStart, key: str) -> None:
     first = shop.report_once.apply_async([key, 0.6], countdown=0.3)
     with pytest.raises(DuplicateCall, match=first.id):
         shop.report_once.delay(key)
@@ -41,14 +42,14 @@ def test_what_waits_or_runs_keeps_others_out_at_publish(worker: Worker, wait_sta
     assert eventually(lambda: shop.report_once.delay(key)).get(timeout=10) == key
 
 
-def test_return_existing_gives_the_first_ones_handle(worker: Worker, ledger: Ledger, key: str) -> None:
+def test_return_existing_gives_the_first_ones_handle(ledger: Ledger, key: str) -> None:
     results = [shop.report_shared.delay(key, 0.3) for _ in range(5)]
     assert len({result.id for result in results}) == 1
     assert results[-1].get(timeout=10) == key
     assert len(ledger(key, "start")) == 1
 
 
-def test_coalesce_lets_one_run_and_one_wait(worker: Worker, ledger: Ledger, wait_start: WaitStart, key: str) -> None:
+def test_coalesce_lets_one_run_and_one_wait(ledger: Ledger, wait_start: WaitStart, key: str) -> None:
     first = shop.refresh.delay(key, 0.6)
     wait_start(key)
     second = shop.refresh.delay(key)
@@ -60,7 +61,7 @@ def test_coalesce_lets_one_run_and_one_wait(worker: Worker, ledger: Ledger, wait
     assert entries == ["start", "finish", "start", "finish"]
 
 
-def test_a_message_that_the_broker_refuses_keeps_nobody_out(worker: Worker, key: str) -> None:
+def test_a_message_that_the_broker_refuses_keeps_nobody_out(key: str) -> None:
     with pytest.raises(TypeError):
         shop.report_once.apply_async([key], serializer="json", headers={"unserializable": object()})
     assert shop.report_once.delay(key).get(timeout=10) == key
@@ -81,7 +82,7 @@ def test_a_lock_is_free_once_its_child_is_killed(
 
 
 def test_a_lock_of_a_killed_worker_ends_with_its_lease(
-    start_worker: StartWorker, wait_start: WaitStart, store: Store, key: str
+    start_worker: StartWorker, wait_start: WaitStart, key: str
 ) -> None:
     with start_worker(queues=f"q{key}") as first:
         shop.report.apply_async([key, 30], queue=f"q{key}")
@@ -91,13 +92,14 @@ def test_a_lock_of_a_killed_worker_ends_with_its_lease(
     with start_worker(queues=f"other{key}") as second:
 
         def free() -> bool:
-            return shop.report.apply_async([key], queue=f"other{key}").get(timeout=10, propagate=False) == key
+            answer = shop.report.apply_async([key], queue=f"other{key}").get(timeout=10, propagate=False)
+            return bool(answer == key)
 
         eventually(free, every=0.1, within=10, what=second.log)
     assert time.monotonic() - killed < shop.LEASE_SECONDS + 5  # noqa: TID251 - the rest is the second worker's start
 
 
-def test_the_lock_is_kept_while_the_lease_is_renewed(worker: Worker, wait_start: WaitStart, key: str) -> None:
+def test_the_lock_is_kept_while_the_lease_is_renewed(wait_start: WaitStart, key: str) -> None:
     first = shop.report.delay(key, 2.5 * shop.LEASE_SECONDS)
     wait_start(key)
     while not first.ready():
@@ -107,6 +109,6 @@ def test_the_lock_is_kept_while_the_lease_is_renewed(worker: Worker, wait_start:
     assert first.get(timeout=5) == key
 
 
-def test_a_retry_by_hand_gives_the_lock_back_first(worker: Worker, ledger: Ledger, key: str) -> None:
+def test_a_retry_by_hand_gives_the_lock_back_first(ledger: Ledger, key: str) -> None:
     assert shop.retry_by_hand.delay(key).get(timeout=15) == 3
     assert len(ledger(key, "start")) == 3
