@@ -28,25 +28,28 @@ def main() -> int:
     def say(text: str) -> None:
         console.print(f"  {text}", markup=False)
 
+    trouble, measurements, versions = "", None, {}
     try:
         with open_stage(say, keep=options.keep) as stage:
+            versions = {"kubernetes": stage.kubernetes_version()}
             measurements = Measurements(stage, sizes, say)
             measurements.run(options.only or PARTS)
-            found = measurements.figures()
-            versions = {"kubernetes": stage.kubernetes_version()}
     except (AssertionError, HarnessError, StageError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        return 1
+        trouble = f"error: {error}"
     except KeyboardInterrupt:
-        console.print("interrupted; nothing was written")
-        return 130
+        trouble = "interrupted"
+    if trouble:
+        console.print(trouble, style="red", markup=False)
+    if measurements is None:
+        return 1
+    found = measurements.figures()
     figures.show(console, "Workflows", found)
-    name = "workflows" if not options.only else "workflows-part"
+    name = "workflows-part" if options.only or trouble else "workflows"
     path = figures.write(
         name, found, quick=options.quick, sizes=sizes.to_json(), versions=versions, details=measurements.details
     )
     console.print(f"written to {path}", markup=False, soft_wrap=True)
-    return 0
+    return 1 if trouble else 0
 
 
 if __name__ == "__main__":
