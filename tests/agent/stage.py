@@ -116,7 +116,7 @@ class Stage:
 
     def send_plain(self, task: str, *args: Any, task_id: str | None = None, header: Any = None, **options: Any) -> str:
         """Publish any message; returns its task id."""
-        headers = {} if header is None else {protocol.TASK_HEADER: header}
+        headers = {**options.pop("headers", {}), **({} if header is None else {protocol.TASK_HEADER: header})}
         options = {"queue": self.queue, "producer": self.producer, **options}
         return str(self.app.send_task(task, args=args, task_id=task_id, headers=headers, **options).id)
 

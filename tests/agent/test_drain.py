@@ -112,11 +112,30 @@ def test_state_counts_what_is_active_reserved_and_scheduled(worker: Single) -> N
     assert (state.slots, state.scheduled, state.scheduled_due, state.idle_seconds) == (1, 1, 0, 0.0)
     assert (state.ready, state.draining, state.queues) == (True, False, (stage.queue,))
     assert 0 < state.oldest_active_seconds < 1
+    assert (state.oldest_seconds, state.delay_seconds) == (None, None), "no message says when it was published"
     running.drain()
     eventually(lambda: running.state().active + running.state().reserved == 0, within=15)
     eventually(lambda: running.state().drained, within=15)
     assert Counter(stage.ledger()[stage.identity("count", 9).task_id]) == Counter(start=1, finish=1)
     eventually(lambda: running.state().idle_seconds > 0.2)
+
+
+def test_state_tells_the_age_of_the_oldest_message_and_the_delay_seen(worker: Single) -> None:
+    stage, running = worker
+    now = float(stage.store.time()[0])
+    for age in (100, 300, 50):
+        stage.record(stage.identity("age", age), 0.4, headers={protocol.PUBLISHED_AT_HEADER: now - age})
+    eventually(lambda: (running.state().active, running.state().reserved) == (1, 2))
+    state = running.state()
+    assert state.oldest_seconds is not None
+    assert 300 <= state.oldest_seconds < 330
+    assert state.delay_seconds is not None
+    assert 100 <= state.delay_seconds < 130
+    eventually(lambda: running.state().active + running.state().reserved == 0)
+    state = running.state()
+    assert state.oldest_seconds is None
+    assert state.delay_seconds is not None
+    assert 300 <= state.delay_seconds < 330, "the longest of the last"
 
 
 def test_scheduled_task_keeps_a_worker_from_being_drained(worker: Single) -> None:

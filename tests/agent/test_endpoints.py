@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from agent.stage import Stage
 from celery_patterns import protocol
@@ -34,8 +35,9 @@ def samples(worker: Worker) -> dict[str, float]:
 
 def test_metrics_are_exact_though_every_task_has_a_process_of_its_own(shared: tuple[Stage, Worker]) -> None:
     stage, worker = shared
+    published = {protocol.PUBLISHED_AT_HEADER: float(stage.store.time()[0])}
     for index in range(12):
-        stage.send_plain("examples.add", index, 1)
+        stage.send_plain("examples.add", index, 1, headers=published)
     for index in range(3):
         stage.send(stage.identity("fail", index), "examples.fail", "x")
     first = stage.send(stage.identity("once"), "examples.add", 1, 1)
@@ -47,14 +49,61 @@ def test_metrics_are_exact_though_every_task_has_a_process_of_its_own(shared: tu
         what=lambda: str(worker.state()),
     )
     found = samples(worker)
-    assert found['celery_agent_tasks_finished_total{state="SUCCESS",task="examples.add"}'] == 13
-    assert found['celery_agent_tasks_finished_total{state="FAILURE",task="examples.fail"}'] == 3
+    assert found['celery_agent_tasks_finished_total{task="examples.add",state="SUCCESS"}'] == 13
+    assert found['celery_agent_tasks_finished_total{task="examples.fail",state="FAILURE"}'] == 3
+    assert found['celery_agent_task_delay_seconds_count{task="examples.add"}'] == 12
     assert found['celery_agent_task_runtime_seconds_count{task="examples.add"}'] == 13
     assert found["celery_agent_claims_dropped_total"] == 1
     assert found["celery_agent_slots"] == 2
     assert found["celery_agent_draining"] == 0
     info = next(name for name in found if name.startswith("celery_agent_info"))
     assert 'pool="shop/images"' in info
+
+
+def test_names_of_celery_exporter_are_exact_too(stage: Stage) -> None:
+    """Every child is recycled after one task, or killed by it; celery-exporter's dashboards find its names."""
+    with stage.worker(concurrency=2, arguments=["--max-tasks-per-child", "1"], name="w@pod-1") as worker:
+        for index in range(5):
+            stage.send_plain("examples.add", index, 1)
+        stage.send_plain("examples.fail", "x")
+        stage.send_plain("test.die", "lost")
+        stage.send_plain("examples.sleep", 30, time_limit=0.3)
+        stage.send_plain("test.retry_once", "x")
+        stage.send_plain("test.reject")
+        stage.send_plain("examples.add", 1, 1, expires=-1)
+        expected = {"SUCCESS": 6, "FAILURE": 3, "RETRY": 1, "REJECTED": 1, "REVOKED": 1}
+        eventually(lambda: worker.state().finished == expected, within=30, what=lambda: str(worker.state()))
+        found = samples(worker)
+        assert worker.state().active == 0
+
+    def of(event: str, task: str, exception: str = "") -> float:
+        labels = f'name="{task}",hostname="pod-1",queue_name="{stage.queue}"'
+        return found[f"celery_task_{event}_total{{{labels}" + (f',exception="{exception}"}}' if exception else "}")]
+
+    assert of("received", "examples.add") == 5, "a message that has expired is no task"
+    assert (of("started", "examples.add"), of("succeeded", "examples.add"), of("revoked", "examples.add")) == (5, 5, 1)
+    assert of("failed", "examples.fail", "RuntimeError") == 1
+    assert of("failed", "test.die", "WorkerLostError") == 1
+    assert of("failed", "examples.sleep", "TimeLimitExceeded") == 1
+    assert (of("received", "test.retry_once"), of("started", "test.retry_once")) == (2, 2)
+    assert (of("retried", "test.retry_once"), of("succeeded", "test.retry_once")) == (1, 1)
+    assert of("rejected", "test.reject") == 1
+    runtime = f'name="examples.add",hostname="pod-1",queue_name="{stage.queue}"'
+    assert found[f"celery_task_runtime_count{{{runtime}}}"] == 5
+    assert found[f'celery_task_runtime_bucket{{{runtime},le="+Inf"}}'] == 5
+    assert 0 < found[f"celery_task_runtime_sum{{{runtime}}}"] < 5
+    assert found['celery_worker_up{hostname="pod-1"}'] == 1
+    assert found['celery_worker_tasks_active{hostname="pod-1"}'] == 0
+
+
+def test_text_is_what_prometheus_reads(shared: tuple[Stage, Worker]) -> None:
+    """Read by Prometheus' own parser: every metric has one help, one type, and its samples stand together."""
+    _, worker = shared
+    families = list(text_string_to_metric_families(worker.request(protocol.PATH_METRICS)[1]))
+    names = [family.name for family in families]
+    assert len(names) == len(set(names))
+    assert {family.type for family in families} == {"counter", "gauge", "histogram"}
+    assert all(family.documentation for family in families)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,8 @@ ENV_AGENT_ADDRESS_FILE = "CELERY_AGENT_ADDRESS_FILE"
 """If set, the agent writes ``host:port`` there once it listens."""
 ENV_AGENT_TOKEN_FILE = "CELERY_AGENT_TOKEN_FILE"
 """File with the pool's bearer token. Without it the endpoints that change a worker are refused (403)."""
+ENV_AGENT_LEASE = "CELERY_AGENT_LEASE_SECONDS"
+"""Redis brokers: seconds after which the messages of a killed worker are back in their queues."""
 ENV_POOL = "CELERY_OPERATOR_POOL"
 """``namespace/name`` of the pool the worker belongs to (labels its logs and metrics)."""
 
@@ -307,6 +309,15 @@ class WorkerState:
     celery_version: str = ""
     finished: dict[str, int] = field(default_factory=dict)
     """Tasks finished since start, by state."""
+    oldest_seconds: float | None = None
+    """Age of the oldest message it holds or runs, since publishing; None: it holds none that says when that was."""
+    delay_seconds: float | None = None
+    """The longest time from publishing (or from the eta) to start among the last tasks; None: none says when it was
+    published, or none began lately."""
+    lease_seconds: float | None = None
+    """The short lease of what it holds; None: the broker's own rule (an hour on Redis, the connection on RabbitMQ)."""
+    lease_refusal: str = ""
+    """Why there is no short lease though one was asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON body of ``GET /state``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 from celery.exceptions import Ignore, Reject
@@ -15,6 +16,14 @@ app.conf.update(
     task_time_limit=float(os.environ.get("TEST_TIME_LIMIT", "0")) or None,
     result_backend_transport_options={"global_keyprefix": os.environ["TEST_KEY_PREFIX"]}
     if "TEST_KEY_PREFIX" in os.environ
+    else {},
+    # By default kombu looks every 100 s only for what has timed out.
+    broker_transport_options={
+        "visibility_timeout": float(os.environ["TEST_VISIBILITY_SECONDS"]),
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    }
+    if "TEST_VISIBILITY_SECONDS" in os.environ
     else {},
 )
 
@@ -50,6 +59,16 @@ def die(self: Any, key: str) -> None:
     """Kill the process that runs it."""
     ledger._write(self, key, "start")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True, name="test.compute")  # type: ignore[untyped-decorator]
+def compute(self: Any, key: str, seconds: float) -> None:
+    """Keep the processor busy and switch to no greenlet."""
+    ledger._write(self, key, "start")
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        sum(range(1000))
+    ledger._write(self, key, "finish")
 
 
 class Odd(Exception):  # noqa: N818 - it is odd

@@ -9,21 +9,19 @@ ended, leases) is written on the tick.
 from __future__ import annotations
 
 import json
-import logging
-import queue
-import threading
 import time
+from _queue import Empty, SimpleQueue  # queue.SimpleQueue is replaced by gevent
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from celery_patterns import protocol
+from celery_patterns.agent import native
+from celery_patterns.agent.redis_errors import RedisError
 from celery_patterns.agent.store import ClaimStore
 
-logger = logging.getLogger(__name__)
+logger = native.Logger(__name__)
 
 TICK_SECONDS = 0.1
 """How often the thread wakes without being called: STARTED is announced for what is running by then."""
@@ -103,9 +101,9 @@ class Announcer:
         self._renew_seconds = lease_seconds / RENEWALS_PER_LEASE
         self._more_at_hand = more_at_hand
         self._on_tick = on_tick
-        self._queue: queue.SimpleQueue[Conclusion | None] = queue.SimpleQueue()
+        self._queue: SimpleQueue[Conclusion | None] = SimpleQueue()
         self._running: dict[str, RunningAttempt] = {}
-        self._thread = threading.Thread(target=self._run, name="celery-patterns-announcer", daemon=True)
+        self._thread = native.Thread(self._run, name="celery-patterns-announcer")
         self._stopping = False
         self._unsent: list[Conclusion] = []
         self._unconcluded: list[Conclusion] = []
@@ -168,14 +166,14 @@ class Announcer:
         try:
             item = self._queue.get(timeout=timeout)
             if self._is_busy():
-                time.sleep(GATHER_SECONDS)
+                native.sleep(GATHER_SECONDS)
             while item is not None:
                 self._unsent.append(item)
                 self._ends.append(time.monotonic())
                 if len(self._unsent) >= BATCH:
                     return False
                 item = self._queue.get_nowait()
-        except queue.Empty:
+        except Empty:
             return False
         return True
 

@@ -6,7 +6,7 @@ encoded result, riding on the string that Celery sends for its logs and events.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 from celery.exceptions import Ignore, Reject
 
@@ -26,7 +26,7 @@ class CarriedResult(str):
     size: int
     """Its bytes; -1 if only the backend knows."""
 
-    def __new__(cls, text: str | None, encoded: str | None, size: int) -> Self:
+    def __new__(cls, text: str | None, encoded: str | None, size: int) -> CarriedResult:  # noqa: PYI034 - 3.10 has no Self
         """Make one from Celery's own string."""
         self = super().__new__(cls, text or "")
         self.encoded = encoded

@@ -9,10 +9,10 @@ from typing import Any
 
 from celery import states
 from celery.exceptions import SoftTimeLimitExceeded
-from redis.exceptions import RedisError
 
 from celery_patterns import protocol
 from celery_patterns.agent.carried import DuplicateDropped, StoreUnavailable
+from celery_patterns.agent.redis_errors import RedisError
 from celery_patterns.agent.store import ClaimStore, Verdict
 
 logger = logging.getLogger(__name__)

@@ -22,6 +22,8 @@ class Held:
     scheduled: int
     scheduled_due: int
     oldest_active_seconds: float
+    oldest_seconds: float | None
+    """Age of the oldest message that says when it was published."""
 
     @property
     def total(self) -> int:
@@ -36,12 +38,14 @@ def count(consumer: Any) -> Held:
     reserved = _copy(state.reserved_requests) - active - scheduled
     limited = 0 if consumer is None else _rate_limited(consumer, reserved | scheduled | active)
     now = time.time()
+    published = [at for r in (active | reserved | scheduled) if (at := getattr(r, "published_at", None)) is not None]
     return Held(
         active=len(active),
         reserved=len(reserved) + limited,
         scheduled=len(scheduled),
         scheduled_due=sum(1 for request in scheduled if request.eta is not None and request.eta.timestamp() <= now),
         oldest_active_seconds=max((now - r.time_start for r in active if r.time_start is not None), default=0.0),
+        oldest_seconds=max(0.0, now - min(published)) if published else None,
     )
 
 

@@ -6,13 +6,13 @@ match it, however often it is called and also after a reconnect, so the order of
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from celery_patterns.agent import native
+
+logger = native.Logger(__name__)
 
 QUIET_SECONDS = 0.25
 """Nothing held for this long in a row: the last acknowledgement, queued for the consumer's thread, is out by then."""
@@ -29,7 +29,7 @@ class Drain:
 
     def __init__(self, held: Callable[[], int]) -> None:
         self._held = held
-        self._lock = threading.Lock()
+        self._lock = native.new_lock()
         self._consumer: Any = None
         self._queues: tuple[str, ...] = ()
         self._cancelled_at: float | None = None

@@ -6,7 +6,6 @@ it (celery.worker.request.create_request_cls), so that one is wrapped as the sub
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ from celery_patterns.agent.store import RELEASE
 if TYPE_CHECKING:
     from celery_patterns.agent.worker_agent import WorkerAgent
 
-logger = logging.getLogger(__name__)
-
 DROPPED = "DROPPED"
 """Counted beside Celery's states: a duplicate of a workflow's task that did not run."""
 
@@ -31,6 +28,8 @@ class FollowedRequest:
     """Mixed in before a task's own Request class; ``agent`` is set on the class made by ``follow``."""
 
     agent: WorkerAgent
+    published_at: float | None = None
+    """Seconds since the epoch, where the message says so."""
     header: dict[str, Any] | None = None
     """The workflow header, of workflow tasks only."""
     token = ""
@@ -57,6 +56,9 @@ class FollowedRequest:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         fields: dict[str, Any] = self._request_dict  # type: ignore[attr-defined]
+        published_at = fields.get(protocol.PUBLISHED_AT_HEADER)
+        if isinstance(published_at, (int, float)):
+            self.published_at = published_at
         header = fields.get(protocol.TASK_HEADER)
         if header is not None and protocol.TaskIdentity.from_header(header) is not None:
             self.header = header
@@ -69,6 +71,7 @@ class FollowedRequest:
         if self.header is not None:
             self.agent.announcer.begun(RunningAttempt(self.header, self._id, self._key(), self.token, time.monotonic()))
         super().on_accepted(pid, time_accepted)  # type: ignore[misc]
+        self.agent.task_started(str(self.name), self._queue(), self._delay())  # type: ignore[attr-defined]
 
     def on_success(self, failed__retval__runtime: tuple[Any, ...], **kwargs: Any) -> Any:
         """The task ended; for a Request class that Celery does not override."""
@@ -127,6 +130,18 @@ class FollowedRequest:
     def _id(self) -> str:
         return str(self.id)  # type: ignore[attr-defined]
 
+    def _queue(self) -> str:
+        """Return the routing key, which is the queue's name wherever Celery's own routes are in use."""
+        return str((self.delivery_info or {}).get("routing_key") or "celery")  # type: ignore[attr-defined]
+
+    def _delay(self) -> float | None:
+        """Return how long after its publishing, or its eta, the task began; clocks differ, so never less than 0."""
+        started: float | None = self.time_start  # type: ignore[attr-defined]
+        if self.published_at is None or started is None:
+            return None
+        eta: Any = self.eta  # type: ignore[attr-defined]
+        return max(0.0, started - max(self.published_at, eta.timestamp() if eta is not None else 0.0))
+
     def _key(self) -> str:
         retries = self._request_dict.get("retries") or 0  # type: ignore[attr-defined]
         return protocol.claim_key(self._id, retries, self.agent.key_prefix)
@@ -175,7 +190,8 @@ class FollowedRequest:
         started: float | None = self.time_start  # type: ignore[attr-defined]
         if runtime is None and started is not None:
             runtime = max(0.0, time.time() - started)
-        self.agent.task_ended(str(self.name), counted or state or DROPPED, runtime)  # type: ignore[attr-defined]
+        name, counted = str(self.name), counted or state or DROPPED  # type: ignore[attr-defined]
+        self.agent.task_ended(name, counted, runtime, queue=self._queue(), exception=exception)
         if self.header is not None:
             self.agent.announcer.concluded(
                 Conclusion(

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
-import logging
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
 from celery_patterns import protocol
-from celery_patterns.agent import metrics
+from celery_patterns.agent import metrics, native
 
-logger = logging.getLogger(__name__)
+logger = native.Logger(__name__)
 
 REQUEST_SECONDS = 5.0
 """A client that has not sent its request by then is cut off."""
@@ -25,6 +24,8 @@ MAX_BODY_BYTES = 4096
 """No endpoint reads a body; a small one is thrown away, a larger one refused."""
 MAX_CONNECTIONS = 32
 """Requests served at a time; probes, a scrape and the operator are a handful."""
+ACCEPT_RETRY_SECONDS = 0.1
+"""Pause after a connection that could not be accepted, as when the process has no file descriptor left."""
 
 
 class Answers(Protocol):
@@ -83,30 +84,34 @@ class Token:
         return self._value
 
 
-class AgentServer(ThreadingHTTPServer):
-    """Listens as soon as it is made.
+class AgentServer(HTTPServer):
+    """Listens as soon as it is made, and serves each connection in a thread of its own, also beside greenlets.
 
     Raises:
         OSError: If the address cannot be listened on; the message names it.
     """
 
-    daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, host: str, port: int, answers: Answers, token: Token) -> None:
         self.answers = answers
         self.token = token
-        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._lock = native.new_lock()
+        self._open = 0
         self._pid = os.getpid()
         self.address_family = socket.AF_INET6 if _dual_stack(host) or ":" in host else socket.AF_INET
         try:
-            super().__init__((host, port), _Handler)
+            super().__init__((host, port), _Handler, bind_and_activate=False)
+            self.socket.close()
+            self.socket = native.Socket(self.address_family, self.socket_type)
+            self.server_bind()
+            self.server_activate()
         except OSError as error:
             raise OSError(
                 f"the agent cannot listen on {host or '*'}:{port} (variables {protocol.ENV_AGENT_HOST} and "
                 f"{protocol.ENV_AGENT_PORT}): {error}"
             ) from error
-        self._thread = threading.Thread(target=self.serve_forever, name="celery-patterns-http", daemon=True)
+        self._thread = native.Thread(self._accept_forever, name="celery-patterns-http")
 
     @property
     def address(self) -> str:
@@ -130,19 +135,33 @@ class AgentServer(ThreadingHTTPServer):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
-    def process_request(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override]
-        """Serve a connection in a thread, unless too many are being served."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
+    def _accept_forever(self) -> None:
+        while True:
+            try:
+                request, client_address = native.accept(self.socket)
+            except OSError as error:
+                logger.debug("the agent could not accept a connection: %s", error)
+                native.sleep(ACCEPT_RETRY_SECONDS)
+                continue
+            with self._lock:
+                full = self._open >= MAX_CONNECTIONS
+                self._open += not full
+            if full:
+                self.shutdown_request(request)
+            else:
+                serve = functools.partial(self._serve, request, client_address)
+                native.Thread(serve, name="celery-patterns-request").start()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override]
+    def _serve(self, request: Any, client_address: Any) -> None:
         """Serve one connection."""
         try:
-            super().process_request_thread(request, client_address)
+            self.finish_request(request, client_address)
+        except Exception:  # noqa: BLE001 - clients come and go
+            self.handle_error(request, client_address)
         finally:
-            self._free.release()
+            self.shutdown_request(request)
+            with self._lock:
+                self._open -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override] # noqa: ARG002
         """Note a broken connection; clients come and go."""
@@ -224,9 +243,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(503, {"live": False, "error": f"the worker's main loop has stood still for {stalled:.0f} s"})
 
     def _metrics(self) -> None:
-        if not self.server.answers.metrics.available:
-            self._json(501, {"error": "prometheus_client is not installed in this worker's environment"})
-            return
         self._answer(200, self.server.answers.metrics.text(), metrics.CONTENT_TYPE)
 
     def _change(self, *, draining: bool) -> None:

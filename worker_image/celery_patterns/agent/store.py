@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import ConnectionError, NoScriptError  # noqa: A004 - redis-py's, which is no OSError
-
 from celery_patterns import protocol
+from celery_patterns.agent import native
+from celery_patterns.agent.redis_errors import ConnectionError, NoScriptError  # noqa: A004 - redis-py's, no OSError
 
 CLAIM_SCRIPT = """
 local time = redis.call('TIME')
@@ -114,9 +115,8 @@ class ClaimAnswer:
 
 def is_redis_backend(backend: Any) -> bool:
     """Whether a Celery result backend is the Redis one (or Sentinel, which is one)."""
-    from celery.backends.redis import RedisBackend  # noqa: PLC0415 - only where the agent runs inside a worker
-
-    return isinstance(backend, RedisBackend)
+    redis = sys.modules.get("celery.backends.redis")  # imported where it is in use, and only then importable for sure
+    return redis is not None and isinstance(backend, redis.RedisBackend)
 
 
 class ClaimStore:
@@ -173,13 +173,26 @@ class ClaimStore:
         Every workflow's task waits for this one answer, and the driver's pool and metrics would triple its cost. A
         kept connection may have been closed by the server meanwhile, which shows only now: so it is tried twice.
         """
+        if native.GREEN:  # every task has a greenlet of its own there: a connection for each would never end
+            connection = self._new_connection()
+            try:
+                return self._ask_twice(connection, arguments)
+            finally:
+                self.client.connection_pool.release(connection)
         connection = getattr(self._claiming, "connection", None)
         if connection is None:
-            connection = self._claiming.connection = self.client.connection_pool.get_connection()
+            connection = self._claiming.connection = self._new_connection()
+        return self._ask_twice(connection, arguments)
+
+    def _ask_twice(self, connection: Any, arguments: tuple[Any, ...]) -> Any:
         try:
             return _evaluate(connection, self._claim_sha, arguments)
         except ConnectionError:
             return _evaluate(connection, self._claim_sha, arguments)
+
+    def _new_connection(self) -> Any:
+        """Take a connection out of the pool; before release 5.3 the driver wanted to know for which command."""
+        return self.client.connection_pool.get_connection("EVALSHA")
 
     def conclude(self, claims: Sequence[tuple[str, str, str]]) -> int:
         """Write (key, token, new state or RELEASE) for each; returns how many belonged to another delivery by now."""
@@ -216,7 +229,8 @@ class ClaimStore:
     def prepare(self) -> None:
         """Connect and load the scripts, so that the first task need not."""
         self.client.script_load(CLAIM_SCRIPT)
-        self._claiming.connection = self.client.connection_pool.get_connection()
+        if not native.GREEN:
+            self._claiming.connection = self._new_connection()
 
     def close(self) -> None:
         """Close the connections."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import celery
 from kombu.utils.imports import symbol_by_name
 
 from celery_patterns import protocol
-from celery_patterns.agent import counts
+from celery_patterns.agent import counts, native
 from celery_patterns.agent.announcer import Announcer, Conclusion
 from celery_patterns.agent.drain import Drain
 from celery_patterns.agent.guard import Guard
+from celery_patterns.agent.lease import Lease
 from celery_patterns.agent.liveness import Liveness
 from celery_patterns.agent.metrics import Metrics
 from celery_patterns.agent.requests import DROPPED, follow
@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 IN_PROCESS_POOL = "celery.concurrency.solo"
 """The pool whose tasks run inside the main loop."""
+
+
+DELAYS_KEPT, DELAY_SECONDS = 32, 60.0
+"""The delay seen is the longest among this many last starts, of this many last seconds."""
 
 
 class WorkerAgent:
@@ -47,7 +51,8 @@ class WorkerAgent:
         self.guard = Guard(worker.app, self.hostname, settings)
         self.liveness = Liveness()
         self.drain = Drain(lambda: counts.held_total(self._consumer))
-        self.metrics = Metrics(self.state, settings.pool)
+        self.metrics = Metrics(self.state, settings.pool, self.hostname)
+        self.lease = Lease(worker.app, settings.message_lease_seconds)
         self._redis = is_redis_backend(worker.app.backend)
         self.announcer = Announcer(
             self._make_store if self._redis else None,
@@ -61,8 +66,9 @@ class WorkerAgent:
         self._consumer: Any = None
         self._ready = False
         self._stopping = False
-        self._lock = threading.Lock()
+        self._lock = native.new_lock()
         self._finished: Counter[str] = Counter()
+        self._delays: deque[tuple[float, float]] = deque(maxlen=DELAYS_KEPT)
         self._held_at = time.monotonic()
 
     # ---- the worker's life
@@ -78,7 +84,9 @@ class WorkerAgent:
         settings = self.settings
         self.server = AgentServer(settings.host, settings.port, self, Token(settings.token_file))
         self.server.start()
+        native.Logger.start_writer()
         self.announcer.start()
+        self.lease.start()
         if settings.address_file:
             Path(settings.address_file).write_text(self.server.address)
         if not self._redis:
@@ -94,6 +102,7 @@ class WorkerAgent:
         self._consumer = consumer
         self.guard.wrap_all()
         self.drain.connected(consumer)
+        self.lease.connected(consumer)
         self.liveness.watch(consumer, busy_loop=self.worker.pool_cls.__module__ == IN_PROCESS_POOL)
 
     def disconnected(self) -> None:
@@ -110,11 +119,23 @@ class WorkerAgent:
 
     def stop(self) -> None:
         """Send the last announcements."""
+        self.lease.stop()
         self.announcer.stop()
 
     # ---- what tasks report
 
-    def task_ended(self, task: str, state: str, runtime: float | None) -> None:
+    def task_received(self, task: str, queue: str) -> None:
+        """Count a message that became a task."""
+        self.metrics.received(task, queue)
+
+    def task_started(self, task: str, queue: str, delay: float | None) -> None:
+        """Count the start of a task, ``delay`` seconds after its message was published (None: unknown)."""
+        if delay is not None:
+            with self._lock:
+                self._delays.append((time.monotonic(), delay))
+        self.metrics.started(task, queue, delay)
+
+    def task_ended(self, task: str, state: str, runtime: float | None, *, queue: str = "", exception: str = "") -> None:
         """Count the end of a task."""
         with self._lock:
             self._finished[state] += 1
@@ -122,7 +143,7 @@ class WorkerAgent:
         if state == DROPPED:
             self.metrics.dropped()
         else:
-            self.metrics.ended(task, state, runtime)
+            self.metrics.ended(task, queue, state, runtime, exception)
 
     def refused(self, headers: dict[str, Any], exception: str, message: str, state: str) -> None:
         """Announce a workflow's message that never became a task: unknown name, or not a task message."""
@@ -150,6 +171,8 @@ class WorkerAgent:
         with self._lock:
             finished = dict(self._finished)
             held_at = self._held_at
+            since = time.monotonic() - DELAY_SECONDS
+            delays = [delay for at, delay in self._delays if at >= since]
         return protocol.WorkerState(
             hostname=self.hostname,
             slots=self._slots(),
@@ -165,6 +188,10 @@ class WorkerAgent:
             queues=self.drain.queues,
             celery_version=celery.__version__,
             finished=finished,
+            oldest_seconds=None if held.oldest_seconds is None else round(held.oldest_seconds, 3),
+            delay_seconds=round(max(delays), 3) if delays else None,
+            lease_seconds=self.lease.seconds,
+            lease_refusal=self.lease.refusal,
         )
 
     def has_started(self) -> bool:
