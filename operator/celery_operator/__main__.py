@@ -18,6 +18,7 @@ from celery_operator.adapters.agents import AiohttpWorkerAgents
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.connections import CeleryConnections
 from celery_operator.adapters.failpoints import ending_at
+from celery_operator.adapters.garbage import calm_garbage_collector
 from celery_operator.adapters.health_server import HealthServer
 from celery_operator.adapters.kubernetes.cluster import KubernetesCluster
 from celery_operator.adapters.kubernetes.connection import ApiConnection
@@ -150,6 +151,7 @@ def main() -> int:
         print(f"celery-operator: {error}", file=sys.stderr)  # noqa: T201 - logging is not configured yet
         return EXIT_SETTINGS
     configure_logging(settings.log_level.upper(), output=settings.log_format)
+    calm_garbage_collector()
     try:
         asyncio.run(operate(settings))
     except LeadershipLost as error:
