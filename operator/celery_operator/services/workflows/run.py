@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,24 +31,22 @@ from celery_operator.services.workflows.checkpoint import (
     checkpoint_manifest,
 )
 from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.outbox import Outbox
 from celery_operator.services.workflows.pace import Pace
 from celery_operator.services.workflows.status import FIRST_WRITE_AFTER, WRITE_INTERVAL, StatusWriter
 from celery_operator.services.workflows.sweep import (
     FIRST_INTERVAL,
-    LONGEST_INTERVAL,
     SLICE,
     after_progress,
     next_interval,
     sweep,
 )
+from celery_operator.services.workflows.unseen import Unseen
 
 log = structlog.get_logger(__name__)
 
 STALLED_AFTER = timedelta(seconds=30)
 """Without any sign of progress for this long, a workflow whose tasks wait says so in its condition Stalled."""
-
-UNSEEN_AFTER = timedelta(seconds=5)
-"""A task that nobody has begun although its queue is empty is published again if that was so twice, this far apart."""
 
 TOLERATED = TaskResult(state="SUCCESS", value=None)
 """Stands in a list for an item whose failure was tolerated."""
@@ -80,12 +78,9 @@ class _Agenda:
     """When the last sweep began, or the run."""
     status: datetime
     checkpoint: datetime
-    publish: datetime | None = None
-    sweep_interval: timedelta = FIRST_INTERVAL
-    progress: datetime | None = None
+    progress: datetime
     """Last sign of progress."""
-    unseen: dict[str, datetime] = field(default_factory=dict)
-    """Task ids that nobody had begun while their queue was empty, and when that was first seen."""
+    sweep_interval: timedelta = FIRST_INTERVAL
 
 
 class WorkflowRun:
@@ -125,9 +120,9 @@ class WorkflowRun:
         self._inbox: list[Outcome] = []
         self._values: dict[str, Any] = {}
         self._unreadable: dict[str, str] = {}
-        self._unpublished: list[TaskMessage] = []
+        self._outbox = Outbox(ports.broker, clock=ports.clock, metrics=ports.metrics, reached=ports.reached)
+        self._unseen = Unseen()
         self._swept_to: tuple[str, int] | None = None
-        self._publish_backoff = timedelta(seconds=0.5)
         self._reachable = {"broker": Reachability.unknown(), "backend": Reachability.unknown()}
         self._stall: Stall | None = None
         self._checkpoint: Checkpoint | None = None
@@ -218,7 +213,7 @@ class WorkflowRun:
         return plan
 
     async def _carry_out(self, plan: Plan) -> None:
-        if plan.publish or self._unpublished:
+        if plan.publish or self._outbox:
             await self._publish(plan.publish)
         if plan.fetch:
             await self._fetch(plan.fetch)
@@ -229,7 +224,7 @@ class WorkflowRun:
 
     async def _wait(self, wake_at: datetime | None) -> None:
         agenda = self._agenda
-        due = [agenda.sweep, agenda.checkpoint, agenda.publish, wake_at]
+        due = [agenda.sweep, agenda.checkpoint, self._outbox.due, wake_at]
         if self._news and (self._writing is None or self._writing.done()):
             due.append(agenda.status)
         delay = (min(moment for moment in due if moment is not None) - self._ports.clock.now()).total_seconds()
@@ -243,23 +238,9 @@ class WorkflowRun:
     async def _publish(self, messages: Sequence[TaskMessage]) -> None:
         if self._adopted and messages:
             messages = await self._not_begun(messages)
-        self._unpublished.extend(messages)
-        now = self._ports.clock.now()
-        if not self._unpublished or (self._agenda.publish is not None and now < self._agenda.publish):
-            return
-        try:
-            await self._ports.broker.publish(tuple(self._unpublished))
-        except BrokerError as error:
-            self._reachable["broker"] = Reachability.down(error)
-            self._agenda.publish = now + self._publish_backoff
-            self._publish_backoff = min(self._publish_backoff * 2, LONGEST_INTERVAL)
-            return
-        self._ports.metrics.published(len(self._unpublished))
-        self._unpublished.clear()
-        self._reachable["broker"] = Reachability.up()
-        self._agenda.publish = None
-        self._publish_backoff = timedelta(seconds=0.5)
-        self._ports.reached(Failpoint.AFTER_PUBLISH)
+        broker = await self._outbox.send(messages)
+        if broker is not None and broker != self._reachable["broker"]:
+            self._reachable["broker"], self._news = broker, True
 
     async def _not_begun(self, messages: Sequence[TaskMessage]) -> list[TaskMessage]:
         """Return those messages that no worker has begun; what became of the others is noted.
@@ -340,9 +321,10 @@ class WorkflowRun:
         agenda.sweep = now + (timedelta(0) if self._swept_to else self._ports.pace.sweep(agenda.sweep_interval))
 
     async def _judge_unseen(self, tasks: Sequence[Outstanding], now: datetime) -> None:
-        """Tasks that nobody has begun: do they wait for a worker, or are they gone with the broker's data?"""
+        """Publish again what is gone with the broker's data, and say so if tasks wait and nobody takes them."""
         if not tasks:
-            self._stall, self._agenda.unseen = None, {}
+            self._stall = None
+            self._unseen.clear()
             return
         queues = {task.task_id: self._call_of(task.step, task.index).queue for task in tasks}
         try:
@@ -352,17 +334,14 @@ class WorkflowRun:
             self._reachable["broker"] = Reachability.down(error)
             self._stall = Stall.store(error)
             return
-        unseen = {task.task_id: task for task in tasks if waiting[queues[task.task_id]] == 0}
-        first_seen = self._agenda.unseen
-        self._agenda.unseen = {task_id: first_seen.get(task_id, now) for task_id in unseen}
-        gone = [task for task_id, task in unseen.items() if now - self._agenda.unseen[task_id] >= UNSEEN_AFTER]
+        # Without agents a task might run twice: it is not known whether a worker has begun it.
+        gone = self._unseen.gone(tasks, queues=queues, waiting=waiting, now=now)
         if gone and self._ports.listener.heard_agents:
             log.info("publishing again what nobody has", workflow=str(self.key), tasks=len(gone))
             self._state = publish_again(self._graph, self._state, gone, uid=self.uid)
-            self._agenda.unseen = {}
             self._wake.set()
-        starved = sorted({queues[task.task_id] for task in tasks if waiting[queues[task.task_id]] > 0})
-        quiet = now - (self._agenda.progress or now) >= STALLED_AFTER
+        starved = sorted({queue for queue in queues.values() if waiting[queue]})
+        quiet = now - self._agenda.progress >= STALLED_AFTER
         self._stall = Stall.no_workers(starved) if starved and quiet and len(tasks) == self._in_flight() else None
 
     def _in_flight(self) -> int:
@@ -396,6 +375,7 @@ class WorkflowRun:
         self._news = False
         self._agenda.status = now + self._ports.pace.status(WRITE_INTERVAL)
         self._writing = asyncio.create_task(self._write(self._report()), name=f"status {self.key}")
+        self._writing.add_done_callback(lambda _: self._wake.set())  # what became news meanwhile may be due
 
     async def _write(self, status: WorkflowStatus) -> None:
         try:
