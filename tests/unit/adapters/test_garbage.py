@@ -10,7 +10,7 @@ import gc, weakref
 from celery_operator.adapters.garbage import OLDER_EVERY, YOUNG_OBJECTS, calm_garbage_collector
 
 calm_garbage_collector()
-assert gc.isenabled() and gc.get_freeze_count() > 10_000, gc.get_freeze_count()
+assert gc.isenabled() and gc.get_freeze_count() > 1000, gc.get_freeze_count()
 assert gc.get_threshold() == (YOUNG_OBJECTS, OLDER_EVERY, OLDER_EVERY), gc.get_threshold()
 
 class Ring:
