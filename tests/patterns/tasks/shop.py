@@ -43,7 +43,9 @@ app.conf.update(
     task_retry_on_worker_lost=True,
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={
+    broker_transport_options={}
+    if os.environ.get("SHOP_PLAIN_BROKER")
+    else {
         "visibility_timeout": float(os.environ.get("SHOP_VISIBILITY", "30")),
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
@@ -58,14 +60,14 @@ def task(**declared: Any) -> Callable[[Callable[..., Any]], Any]:
     return app.task(base=PatternTask, **declared)  # type: ignore[no-any-return]
 
 
+class Flaky(Exception):  # noqa: N818
+    """What may be tried again."""
+
+
 def write(event: str, **fields: Any) -> None:
     """Add to the ledger."""
     with redis.Redis.from_url(os.environ["LEDGER_URL"]) as client:
         client.rpush(LEDGER, json.dumps({"event": event, "pid": os.getpid(), "at": clock(), **fields}))
-
-
-class Flaky(Exception):  # noqa: N818
-    """What may be tried again."""
 
 
 @task(name="bare", policies=[])
@@ -127,6 +129,18 @@ def report_shared(customer: str, seconds: float = 0.0) -> str:
 )
 def refresh(customer: str, seconds: float = 0.0) -> str:
     return _work(customer, seconds)
+
+
+@task(
+    name="strict_report",
+    policies=[Singleton(key="{customer}", on_duplicate="coalesce"), Retry(on=Flaky, max=1, base=0)],
+)
+def strict_report(customer: str, seconds: float, *, kill: bool = False) -> dict[str, Any]:
+    call = current_context().call
+    _work(customer, seconds)
+    if kill and call.attempt == 1:
+        os.kill(os.getpid(), 9)
+    return {"attempt": call.attempt, "deferred": call.deferrals > 0}
 
 
 @task(name="call_api", policies=[RateLimit("20/s", key="api:{tenant}", burst=5)])

@@ -87,6 +87,7 @@ def test_without_a_place_a_large_call_is_refused_at_once() -> None:
         shop.measure.delay("x" * 5_000)
 
 
+@pytest.mark.usefixtures("blobs")
 def test_a_worker_that_knows_no_place_says_so() -> None:
     with pytest.raises(PayloadUnavailable, match="CELERY_PATTERNS_BLOB_URL"):
         shop.measure.delay("x" * 5_000).get(timeout=15)

@@ -72,17 +72,19 @@ class StoreSettings:
         )
 
 
-def store_url(settings: StoreSettings, conf: Mapping[str, Any]) -> str | None:
+def store_url(settings: StoreSettings, conf: Any) -> str | None:
     """Return the URL of the store; None: use the result backend's own client.
+
+    ``conf`` is Celery's: its attributes know the environment's CELERY_BROKER_URL and CELERY_RESULT_BACKEND.
 
     Raises:
         StoreNotConfigured: If neither settings, result backend nor broker name a Redis.
     """
     if settings.url is not None:
         return settings.url
-    if str(conf.get("result_backend") or "").startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+    if str(conf.result_backend or "").startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
         return None
-    broker = str(conf.get("broker_url") or "").split(";")[0]
+    broker = str(conf.broker_url or "").split(";")[0]
     if broker.startswith(("redis://", "rediss://")):
         return broker
     raise StoreNotConfigured(

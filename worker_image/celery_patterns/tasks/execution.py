@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_patterns.store import StoreError
+from celery_patterns.store import StoreError, StoreUnavailable
 from celery_patterns.tasks import composition, context
 from celery_patterns.tasks.composition import Taken
 from celery_patterns.tasks.errors import TooLongDeferred
@@ -135,7 +135,7 @@ class Execution:
         if plan.needs_store:
             try:
                 yield from self._ask_store(plan.policies)
-            except StoreError as error:
+            except StoreUnavailable as error:
                 logger.warning("%s[%s]: %s", self.call.name, self.call.id, error)
                 self._stored.clear()
                 for policy in plan.policies:
@@ -174,7 +174,7 @@ class Execution:
 
     def _must_wait(self) -> bool:
         """Whether some policy does not let the task run without the store: then a short outage is waited for."""
-        down = StoreError("the store does not answer")
+        down = StoreUnavailable("the store does not answer")
         return any(
             not isinstance(policy.store_down(self.call, down), Admit)
             for policy in self.task.plan.policies
@@ -309,7 +309,7 @@ def _patiently(action: Callable[[], T]) -> T:
     while True:
         try:
             return action()
-        except StoreError:
+        except StoreUnavailable:
             if time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause)
