@@ -27,6 +27,7 @@ from celery_operator.adapters.logging import configure_logging
 from celery_operator.adapters.metrics import PrometheusMetrics, watch_loop
 from celery_operator.adapters.watchdog import EXIT_LEASE_LOST
 from celery_operator.domain.errors import CeleryOperatorError
+from celery_operator.domain.services import qualify_host
 from celery_operator.handlers.runner import watch
 from celery_operator.services.apps import AppReconciler, AppResolver
 from celery_operator.services.control import Controller
@@ -91,7 +92,11 @@ async def lead(
     plain = KubernetesCluster(api, clock=clock, instance=settings.identity)
     stack.push_async_callback(plain.close)
     cluster = FencedCluster(plain, lambda: election.leads)
-    connections, agents, apps = CeleryConnections(clock), AiohttpWorkerAgents(), AppResolver(cluster)
+    connections, agents, apps = (
+        CeleryConnections(clock),
+        AiohttpWorkerAgents(),
+        AppResolver(cluster, qualify=qualify_host),
+    )
     stack.push_async_callback(connections.close_all)
     stack.push_async_callback(agents.close)
     workflows = WorkflowEngine(

@@ -25,7 +25,8 @@ class Worker(ApiModel):
 
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 1
     """Slots of one worker: tasks it can run at a time."""
-    pool: Literal["prefork", "threads", "solo"] = "prefork"
+    pool: Literal["prefork", "threads", "gevent", "eventlet", "solo"] = "prefork"
+    """gevent and eventlet must be installed in the image; the bundled one has neither."""
     prefetch_multiplier: Annotated[int, Field(ge=0, le=1000)] = 1
     """Messages that a worker reserves for each slot; 0 means no bound."""
     disable_prefetch: bool = True
@@ -33,9 +34,10 @@ class Worker(ApiModel):
     max_tasks_per_child: Annotated[int, Field(ge=1)] | None = None
     extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=50)] = []
     """Further arguments of ``celery worker``. What typed fields or the operator own is refused."""
-    agent: Literal["Bundled", "None"] = "Bundled"
-    """Bundled: the image holds celery_patterns (it is, or extends, the bundled image). None: a stock image, which can
-    be neither counted exactly nor drained: the condition DrainSupported says so."""
+    agent: Literal["Bundled", "Injected", "None"] = "Bundled"
+    """Bundled: the image holds celery_patterns (it is, or extends, the bundled image). Injected: an init container
+    brings the agent into any image with Celery 5.5 to 5.7, which stays as it is. None: a stock image, which can be
+    neither counted exactly nor drained: the condition DrainSupported says so."""
 
 
 class Metric(ApiModel):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -38,8 +39,10 @@ _CREDENTIALS: Final = re.compile(r"[^:]+://[^/]*@")
 class AppResolver:
     """Follows references to applications and to the Secrets with their URLs."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, qualify: Callable[[str, str], str] | None = None) -> None:
+        """``qualify`` returns, for (URL, namespace), the URL under which the operator reaches that server."""
         self._cluster = cluster
+        self._qualify = qualify
 
     async def resolve(self, namespace: str, app_ref: NamedRef | None, app: AppSpec | None) -> ResolvedApp:
         """Return the application that a pool or workflow names (``appRef``) or holds (``app``).
@@ -84,13 +87,18 @@ class AppResolver:
                 message = "must not contain a user or password: put the whole URL into a Secret and use urlFrom"
                 raise SpecError(Reason.INVALID_SPEC, f"{where}.url {message}")
             _check_url(endpoint.url, f"{where}.url", unsupported)
-            return ResolvedEndpoint(endpoint.url)
+            return self._reached(ResolvedEndpoint(endpoint.url), namespace)
         if endpoint.url_from is None or endpoint.url is not None:
             raise SpecError(Reason.INVALID_SPEC, f"{where}: set exactly one of url and urlFrom")
         reference = endpoint.url_from.secret_key_ref
         url = await self._secret_value(namespace, reference, f"{where}.urlFrom.secretKeyRef")
         _check_url(url, f"{where}: key {reference.key} of Secret {namespace}/{reference.name}", unsupported)
-        return ResolvedEndpoint(url, reference)
+        return self._reached(ResolvedEndpoint(url, reference), namespace)
+
+    def _reached(self, endpoint: ResolvedEndpoint, namespace: str) -> ResolvedEndpoint:
+        if self._qualify is None:
+            return endpoint
+        return replace(endpoint, seen_from_operator=self._qualify(endpoint.url, namespace))
 
     async def _secret_value(self, namespace: str, reference: SecretKeyRef, where: str) -> str:
         key = ObjectKey(namespace, reference.name)

@@ -206,3 +206,12 @@ async def test_an_app_that_is_being_deleted_or_forgotten_is_left_alone() -> None
     await stage.reconciler.reconcile(manifest)
     stage.reconciler.forget(ObjectKey("default", "shop"))
     assert stage.cluster.writes == []
+
+
+async def test_workers_and_operator_may_reach_the_same_server_by_different_names() -> None:
+    cluster = FakeCluster(celery_app())
+    resolver = AppResolver(cluster, qualify=lambda url, namespace: url.replace("//redis", f"//redis.{namespace}.svc"))
+    spec = AppSpec.model_validate({"connection": {"broker": {"url": "redis://redis/0"}}})
+    app = await resolver.resolve("default", None, spec)
+    assert app.broker_url == "redis://redis.default.svc/0"
+    assert app.broker.env("B") == {"name": "B", "value": "redis://redis/0"}

@@ -86,7 +86,7 @@ def worker_arguments(spec: WorkerPoolSpec, app: ResolvedApp, pool: str) -> list[
         arguments.append("--disable-prefetch")
     if worker.max_tasks_per_child is not None:
         arguments += ["--max-tasks-per-child", str(worker.max_tasks_per_child)]
-    if worker.agent == "Bundled":
+    if worker.agent != "None":
         arguments += ["--include", AGENT_MODULE]
     return [*arguments, "--without-gossip", "--without-mingle", "--loglevel", "INFO", *worker.extra_args]
 

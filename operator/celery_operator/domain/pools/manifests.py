@@ -16,16 +16,22 @@ from celery_operator.domain.pools.overlay import ENV_BROKER_URL, ENV_RESULT_BACK
 from celery_operator.domain.pools.resolved_app import ResolvedApp
 from celery_patterns.protocol import (
     AGENT_PORT,
+    ENV_AGENT_LEASE,
     ENV_AGENT_PORT,
     ENV_AGENT_TOKEN_FILE,
     ENV_POOL,
     PATH_LIVE,
     PATH_READY,
     PATH_STARTUP,
+    RUN_AGENT,
+    RUN_CELERY,
 )
 
 GRACE_SECONDS: Final = 30
 """What the pod's grace period has beyond the drain: Celery's own warm shutdown after it."""
+
+LEASE_SECONDS: Final = 30
+"""How long a killed worker's messages stay its own on a Redis broker; a template's variable may set another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,12 @@ def manifest_hash(manifest: dict[str, Any]) -> str:
 
 def has_agent(spec: WorkerPoolSpec) -> bool:
     """Whether the pool's workers run the agent."""
-    return spec.worker.agent == "Bundled"
+    return spec.worker.agent != "None"
+
+
+def is_injected(spec: WorkerPoolSpec) -> bool:
+    """Whether an init container brings the agent into the workers' own image."""
+    return spec.worker.agent == "Injected"
 
 
 def _metadata(pool: PoolIdentity, name: str) -> dict[str, Any]:
@@ -143,6 +154,10 @@ def _pod_template(
     if has_agent(spec):
         secret = {"secretName": naming.token_secret_name(pool.name), "defaultMode": 0o444}
         volumes.append({"name": naming.TOKEN_VOLUME, "secret": secret})
+    pod: dict[str, Any] = {}
+    if is_injected(spec):
+        volumes.append({"name": naming.INJECTION, "emptyDir": {}})
+        pod["initContainers"] = [_injector(default_image)]
     return {
         "metadata": {
             "labels": _labels(pool),
@@ -153,6 +168,7 @@ def _pod_template(
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": spec.drain.timeout_seconds + GRACE_SECONDS,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            **pod,
             "containers": [_container(spec, app, pool, default_image)],
             "volumes": volumes,
         },
@@ -171,16 +187,33 @@ def _container(spec: WorkerPoolSpec, app: ResolvedApp, pool: PoolIdentity, defau
         "command": ["celery"],
         "args": worker_arguments(spec, app, pool.name),
         "env": env,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": _confined(),
         "volumeMounts": [{"name": naming.TEMPORARY_VOLUME, "mountPath": "/tmp"}],  # noqa: S108 - an emptyDir of its own
     }
     if has_agent(spec):
         _add_agent(container, spec)
+        if app.broker_is_redis:
+            container["env"].append({"name": ENV_AGENT_LEASE, "value": str(LEASE_SECONDS)})
     return container
+
+
+def _injector(image: str) -> dict[str, Any]:
+    """Return the init container that copies the agent out of the bundled image."""
+    return {
+        "name": naming.INJECTION,
+        "image": image,
+        "command": ["python", "-m", "celery_patterns.agent", "inject", naming.INJECTION_MOUNT],
+        "securityContext": _confined(),
+        "volumeMounts": [{"name": naming.INJECTION, "mountPath": naming.INJECTION_MOUNT}],
+    }
+
+
+def _confined() -> dict[str, Any]:
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
 
 
 def _add_agent(container: dict[str, Any], spec: WorkerPoolSpec) -> None:
@@ -196,7 +229,14 @@ def _add_agent(container: dict[str, Any], spec: WorkerPoolSpec) -> None:
     # Kubernetes removes pods that are not ready before others.
     container["readinessProbe"] = _probe(PATH_READY, period=2, failures=2, timeout=3)
     container["livenessProbe"] = _probe(PATH_LIVE, period=20, failures=3, timeout=5)
-    drain = ["python", "-m", "celery_patterns.agent", "drain", "--timeout-seconds", str(spec.drain.timeout_seconds)]
+    agent = ["python", "-m", "celery_patterns.agent"]
+    if is_injected(spec):
+        agent = ["python", f"{naming.INJECTION_MOUNT}/{RUN_AGENT}"]
+        # A program in the volume, so that the image's own PYTHONPATH holds: see celery_patterns.agent.injection.
+        container["command"] = ["python", f"{naming.INJECTION_MOUNT}/{RUN_CELERY}"]
+        mount = {"name": naming.INJECTION, "mountPath": naming.INJECTION_MOUNT, "readOnly": True}
+        container["volumeMounts"].append(mount)
+    drain = [*agent, "drain", "--timeout-seconds", str(spec.drain.timeout_seconds)]
     container["lifecycle"] = {"preStop": {"exec": {"command": drain}}}
 
 

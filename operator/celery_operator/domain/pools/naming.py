@@ -33,6 +33,9 @@ TOKEN_MOUNT: Final = "/var/run/celery-operator"
 """Where the token Secret is mounted in the worker's container."""
 TOKEN_VOLUME: Final = "celery-operator-token"
 TEMPORARY_VOLUME: Final = "tmp"
+INJECTION: Final = "celery-operator-agent"
+"""Name of the init container that brings the agent into another image, and of the volume through which it does."""
+INJECTION_MOUNT: Final = "/opt/celery-operator"
 
 
 def deployment_name(pool: str) -> str:

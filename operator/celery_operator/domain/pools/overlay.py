@@ -10,6 +10,8 @@ from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import SpecError
 from celery_operator.domain.pools.naming import (
     ANNOTATION_DELETION_COST,
+    INJECTION,
+    INJECTION_MOUNT,
     OWNED_PREFIX,
     TOKEN_MOUNT,
     TOKEN_VOLUME,
@@ -122,7 +124,7 @@ def _refuse_owned(overlay: Mapping[str, Any], path: str, *, agent: bool) -> None
 
 
 def _refuse_volume(volume: Mapping[str, Any], path: str) -> None:
-    if volume.get("name") == TOKEN_VOLUME:
+    if volume.get("name") in (TOKEN_VOLUME, INJECTION):
         raise _owned(path, "choose another name")
 
 
@@ -144,7 +146,8 @@ def _refuse_variable(variable: Mapping[str, Any], path: str) -> None:
 
 
 def _refuse_mount(mount: Mapping[str, Any], path: str) -> None:
-    if mount.get("name") == TOKEN_VOLUME or str(mount.get("mountPath", "")).rstrip("/") == TOKEN_MOUNT:
+    path_in_container = str(mount.get("mountPath", "")).rstrip("/")
+    if mount.get("name") in (TOKEN_VOLUME, INJECTION) or path_in_container in (TOKEN_MOUNT, INJECTION_MOUNT):
         raise _owned(path, "mount at another path")
 
 

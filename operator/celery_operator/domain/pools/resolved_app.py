@@ -20,7 +20,15 @@ class ResolvedEndpoint:
     """A URL, and the Secret's key that holds it (None: it stands in the resource and has no credentials)."""
 
     url: str = field(repr=False)
+    """As workers read it, in their own namespace."""
     secret: SecretKeyRef | None = None
+    seen_from_operator: str | None = field(default=None, repr=False)
+    """The same server's URL where the operator runs, if it is another one."""
+
+    @property
+    def address(self) -> str:
+        """The URL that the operator itself connects to."""
+        return self.seen_from_operator or self.url
 
     def env(self, name: str) -> dict[str, Any]:
         """Return the container's environment variable that carries the URL."""
@@ -43,13 +51,13 @@ class ResolvedApp:
 
     @property
     def broker_url(self) -> str:
-        """The broker's URL with its credentials: never to be shown."""
-        return self.broker.url
+        """The broker's URL for the operator, with its credentials: never to be shown."""
+        return self.broker.address
 
     @property
     def backend_url(self) -> str | None:
-        """The result backend's URL with its credentials: never to be shown."""
-        return None if self.result_backend is None else self.result_backend.url
+        """The result backend's URL for the operator, with its credentials: never to be shown."""
+        return None if self.result_backend is None else self.result_backend.address
 
     def require_backend(self) -> str:
         """Return the result backend's URL. Raises SpecError(NO_RESULT_BACKEND) if the application names none."""
@@ -59,7 +67,7 @@ class ResolvedApp:
                 "the application names no result backend, and a workflow's steps cannot be followed without results: "
                 "set connection.resultBackend to the URL of a Redis",
             )
-        return self.result_backend.url
+        return self.result_backend.address
 
     @property
     def broker_is_redis(self) -> bool:
@@ -68,5 +76,6 @@ class ResolvedApp:
 
     def connection_hash(self, key: str) -> str:
         """Return a hash of both URLs that tells nothing to those who do not know the key (the pool's token)."""
-        urls = f"{self.broker.url}\0{self.backend_url or ''}".encode()
+        backend = "" if self.result_backend is None else self.result_backend.url
+        urls = f"{self.broker.url}\0{backend}".encode()
         return hmac.new(key.encode(), urls, hashlib.sha256).hexdigest()[:16]
