@@ -69,7 +69,7 @@ generate: $(VENV)/.installed ## Write crds/, the chart's CRDs and values schema,
 LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet pyproject.toml
 .PHONY: lock
 lock: ## Lock the dependencies again (needs uv)
-	@$(LOCK) --python-version 3.11 --extra cli --extra operator --extra worker --group dev -o requirements/dev.txt
+	@$(LOCK) --python-version 3.11 --extra cli --extra operator --extra otel --extra sentry --extra worker --group dev -o requirements/dev.txt
 	@$(LOCK) --python-version 3.13 --extra operator -o requirements/operator.txt
 	@$(LOCK) --python-version 3.13 --extra worker -o requirements/worker.txt
 
