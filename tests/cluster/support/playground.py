@@ -52,8 +52,8 @@ class Playground:
         return self._servers[name]
 
     def redis_url(self, database: int, name: str = "redis") -> str:
-        """Return the URL by which pods reach it: the operator's pod is in another namespace."""
-        return f"redis://{name}.{self.name}.svc.cluster.local:{manifests.REDIS_PORT}/{database}"
+        """Return the URL as a user of this namespace writes it; the operator's pod is in another one."""
+        return f"redis://{name}:{manifests.REDIS_PORT}/{database}"
 
     @property
     def ledger(self) -> Ledger:
