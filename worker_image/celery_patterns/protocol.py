@@ -253,6 +253,11 @@ def claim_key(task_id: str, retries: int = 0, key_prefix: str = "") -> str:
 AGENT_MODULE = "celery_patterns.agent.autoload"
 """``celery -A APP worker -I <this>`` turns the agent on in any application."""
 
+RUN_CELERY = "run-celery"
+RUN_AGENT = "run-agent"
+"""Programs beside an injected agent: ``celery``, and ``python -m celery_patterns.agent``. No module's names: they hide
+nothing of the application's that stands on the same search path."""
+
 AGENT_PORT = 9540
 ENV_AGENT_PORT = "CELERY_AGENT_PORT"
 """Port of the agent's HTTP server; 0 chooses a free one, noted in CELERY_AGENT_ADDRESS_FILE."""
@@ -264,6 +269,8 @@ ENV_AGENT_TOKEN_FILE = "CELERY_AGENT_TOKEN_FILE"
 """File with the pool's bearer token. Without it the endpoints that change a worker are refused (403)."""
 ENV_AGENT_LEASE = "CELERY_AGENT_LEASE_SECONDS"
 """Redis brokers: seconds after which the messages of a killed worker are back in their queues."""
+LEASED_SUFFIX = ":leased"
+"""What workers with such a lease hold is listed under kombu's ``unacked`` and ``unacked_index`` with this appended."""
 ENV_POOL = "CELERY_OPERATOR_POOL"
 """``namespace/name`` of the pool the worker belongs to (labels its logs and metrics)."""
 

@@ -31,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     drain = commands.add_parser("drain", help="stop consuming and wait until nothing is held; always exits with 0")
     drain.add_argument("--timeout-seconds", type=float, required=True, help="how long to wait")
     commands.add_parser("state", help="print what the worker holds and runs, as JSON")
+    inject = commands.add_parser("inject", help="copy the agent into a directory, for workers of another image")
+    inject.add_argument("directory", type=Path)
     chosen = parser.parse_args(arguments)
+    if chosen.command == "inject":
+        return _inject(chosen.directory)
     if chosen.command == "drain":
         print(_drain(chosen.timeout_seconds), flush=True)  # noqa: T201 - a command's output
         return 0
@@ -40,6 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, RuntimeError, ValueError) as error:
         print(f"no answer from the worker's agent at {_address()}: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    return 0
+
+
+def _inject(directory: Path) -> int:
+    from celery_patterns.agent.injection import inject  # noqa: PLC0415 - the preStop command must start at once
+
+    try:
+        inject(directory)
+    except OSError as error:
+        print(f"the agent cannot be copied into {directory}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    print(f"the agent is in {directory}", flush=True)  # noqa: T201
     return 0
 
 

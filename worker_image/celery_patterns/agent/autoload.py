@@ -9,17 +9,17 @@ list on.
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 from typing import Any
 
-from celery import current_app, signals
+from celery import VERSION, current_app, signals
 
 from celery_patterns import protocol
 from celery_patterns.agent.guard import Guard
 from celery_patterns.agent.settings import AgentSettings
 from celery_patterns.agent.steps import AgentStep, ConsumingStep
 from celery_patterns.agent.worker_agent import WorkerAgent
-from celery_patterns.resilience import steps as resilience
 
 _agents: list[WorkerAgent] = []
 """The agent of this process's worker; a forked child finds its parent's here."""
@@ -84,7 +84,6 @@ def announce_rejected(sender: Any, message: Any, exc: BaseException | None, **_:
 
 
 signals.worker_init.connect(join_worker, weak=False)
-resilience.install()
 signals.task_received.connect(note_received, weak=False)
 signals.worker_ready.connect(note_ready, weak=False)
 signals.worker_shutting_down.connect(note_stopping, weak=False)
@@ -92,3 +91,9 @@ signals.worker_shutdown.connect(send_the_last, weak=False)
 signals.worker_process_init.connect(join_child, weak=False)
 signals.task_unknown.connect(announce_unknown, weak=False)
 signals.task_rejected.connect(announce_rejected, weak=False)
+
+# What needs Celery 5.7 and Redis stays away where the agent was injected into an image without them.
+if VERSION[:2] >= (5, 7) and importlib.util.find_spec("redis") is not None:
+    from celery_patterns.resilience import steps
+
+    steps.install()

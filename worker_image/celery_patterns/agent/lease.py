@@ -38,8 +38,6 @@ LOOK_SECONDS = 0.9
 """How often one of all workers looks for leases that are over."""
 STRAY_SECONDS = 60.0
 """How often the keys of consumers without an agent are looked after, by Celery's own rule."""
-SUFFIX = ":leased"
-"""Appended to kombu's key names for what agents hold under a short lease."""
 SOCKET_SECONDS = 5.0
 """One answer of the broker: the thread must not wait for one that will never come."""
 MANY = 500
@@ -121,7 +119,8 @@ class Keys:
 
     def leased(self) -> Keys:
         """Return the names for what agents hold."""
-        return Keys(self.held + SUFFIX, self.index + SUFFIX, self.mutex + SUFFIX)
+        suffix = protocol.LEASED_SUFFIX
+        return Keys(self.held + suffix, self.index + suffix, self.mutex + suffix)
 
     def options(self) -> dict[str, str]:
         """Return the transport options that set these names."""

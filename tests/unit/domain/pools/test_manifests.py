@@ -65,6 +65,7 @@ def test_urls_from_a_secret_stay_there_and_inline_ones_are_written_out() -> None
         {"name": "CELERY_OPERATOR_POOL", "value": "data/etl"},
         {"name": "CELERY_AGENT_PORT", "value": "9540"},
         {"name": "CELERY_AGENT_TOKEN_FILE", "value": "/var/run/celery-operator/token"},
+        {"name": "CELERY_AGENT_LEASE_SECONDS", "value": "30"},
     ]
     assert "pa55" not in str(deployment())
     assert "pa55" not in repr(app())
@@ -76,6 +77,37 @@ def test_the_agent_answers_probes_and_drains_before_the_container_ends() -> None
     assert worker["lifecycle"] == {"preStop": {"exec": {"command": drain}}}
     probes = [worker[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
     assert probes == [{"path": f"/healthz/{name}", "port": "agent"} for name in ("startup", "ready", "live")]
+
+
+def test_an_injected_agent_comes_from_the_bundled_image_and_changes_nothing_of_the_other() -> None:
+    resolved = app(image="shop:1")
+    pod = deployment(resolved=resolved, worker={"agent": "Injected"}, drain={"timeoutSeconds": 60})
+    template = pod["spec"]["template"]["spec"]
+    [injector] = template["initContainers"]
+    [worker] = template["containers"]
+    assert injector == {
+        "name": "celery-operator-agent",
+        "image": "bundled",
+        "command": ["python", "-m", "celery_patterns.agent", "inject", "/opt/celery-operator"],
+        "securityContext": worker["securityContext"],
+        "volumeMounts": [{"name": "celery-operator-agent", "mountPath": "/opt/celery-operator"}],
+    }
+    assert (worker["image"], worker["command"]) == ("shop:1", ["python", "/opt/celery-operator/run-celery"])
+    assert "celery_patterns.agent.autoload" in worker["args"]
+    drain = ["python", "/opt/celery-operator/run-agent", "drain", "--timeout-seconds", "60"]
+    assert worker["lifecycle"] == {"preStop": {"exec": {"command": drain}}}
+    mount = {"name": "celery-operator-agent", "mountPath": "/opt/celery-operator", "readOnly": True}
+    assert mount in worker["volumeMounts"]
+    assert {"name": "celery-operator-agent", "emptyDir": {}} in template["volumes"]
+    assert "PYTHONPATH" not in {variable["name"] for variable in worker["env"]}, "the image's own would be lost"
+
+
+@pytest.mark.parametrize(("broker", "leased"), [("redis://redis/0", True), ("amqp://rabbitmq//", False)])
+def test_only_redis_needs_a_lease_and_a_template_may_set_another(broker: str, *, leased: bool) -> None:
+    [worker] = deployment(resolved=app(url=broker))["spec"]["template"]["spec"]["containers"]
+    assert ("CELERY_AGENT_LEASE_SECONDS" in {variable["name"] for variable in worker["env"]}) is leased
+    own = {"name": "CELERY_AGENT_LEASE_SECONDS", "value": "10"}
+    assert own in container({"spec": {"containers": [{"name": "worker", "env": [own]}]}})["env"]
 
 
 def test_a_stock_image_gets_neither_probes_nor_token() -> None:
