@@ -98,6 +98,12 @@ def charge_quietly(order: str) -> str:
     return order
 
 
+@task(name="charge_oddly", policies=[Idempotent(key="{order}")])
+def charge_oddly(order: str) -> object:
+    write("start", key=order)
+    return object()
+
+
 def _work(key: str, seconds: float) -> str:
     write("start", key=key, fence=current_context().fence)
     time.sleep(seconds)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import group
 from celery.exceptions import TimeoutError as ResultTimeout
+from kombu.exceptions import EncodeError
 
 from celery_patterns.store import Store
 from celery_patterns.tasks.errors import DuplicateCall
@@ -50,6 +51,13 @@ def test_a_call_that_failed_may_run_again_with_a_larger_fence(ledger: Ledger, ke
     assert shop.charge.delay(key).get(timeout=10) == {"order": key, "paid": True}
     first, second = (entry["fence"] for entry in ledger(key, "start"))
     assert second > first
+
+
+def test_a_result_that_cannot_be_stored_is_a_failure_and_frees_the_key(ledger: Ledger, key: str) -> None:
+    for times in (1, 2):
+        with pytest.raises(EncodeError):
+            shop.charge_oddly.delay(key).get(timeout=10)
+        assert len(ledger(key, "start")) == times
 
 
 def test_conflict_and_reject_fail_duplicates(wait_start: WaitStart, key: str) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,6 +21,18 @@ from celery_patterns.store.settings import StoreSettings, store_url
 
 SOCKET_SECONDS = 5.0
 """How long one answer may take: longer than any script here runs, shorter than a lease."""
+
+
+_stores: WeakSet[Store] = WeakSet()
+
+
+def _after_fork() -> None:
+    """A lock that another thread held at the fork would never be released in the child."""
+    for store in _stores:
+        store.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Store:
@@ -39,6 +52,7 @@ class Store:
         self._client: Any = None
         self._pid = 0
         self._lock = threading.Lock()
+        _stores.add(self)
 
     def key(self, kind: str, name: str) -> str:
         """Return the key of one thing: ``{<prefix>}:<kind>:<name>``."""
@@ -88,6 +102,10 @@ class Store:
             client, self._client, pid, self._pid = self._client, None, self._pid, 0
         if client is not None and pid == os.getpid():
             client.close()
+
+    def forked(self) -> None:
+        """Begin anew in a child: what the parent has open is neither used nor closed."""
+        self._lock = threading.Lock()
 
     def _connect(self) -> None:
         with self._lock:

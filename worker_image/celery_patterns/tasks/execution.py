@@ -234,7 +234,11 @@ class Execution:
     # ---- after
 
     def _succeeded(self, result: Any) -> Any:
-        again = self.settle(Outcome.SUCCESS, result)
+        try:
+            again = self.settle(Outcome.SUCCESS, result)
+        except Exception as error:  # noqa: BLE001 - a result that cannot be stored, or a policy's own fault
+            self._settled = False
+            return self._failed(error)
         if again is not None:
             self._defer(again)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,15 @@ from celery_patterns.tasks.renewer import Renewer
 ATTRIBUTE = "celery_patterns"
 """Of a Celery application: its Patterns."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - one that another thread held at the fork would never be released here
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Patterns:

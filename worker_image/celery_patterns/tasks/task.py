@@ -115,11 +115,17 @@ class PatternTask(celery.Task):  # type: ignore[misc]
         if request.is_eager or not self.plan.policies:
             return self.run(*args, **kwargs)
         execution = Execution(self, self._call(request), args, kwargs)
+        # Only where something has put its own Request in the place of ours, nobody else keeps the lease.
+        alone = self.plan.needs_store and not request.get(TOKEN)
+        if alone:
+            self.patterns.renewer.hold(execution.call.id, execution.call.token, self.lease_seconds)
         outer, self._running.execution = getattr(self._running, "execution", None), execution
         try:
             return execution.run()
         finally:
             self._running.execution = outer
+            if alone:
+                self.patterns.renewer.let_go(execution.call.id, execution.call.token)
 
     @property
     def _execution(self) -> Execution | None:
