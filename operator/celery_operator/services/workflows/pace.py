@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-STATUS_SHARE = timedelta(milliseconds=10)
-"""Between two status writes on the way, over all runs: at most 100 a second, half of what a small API server takes."""
+STATUS_SHARE = timedelta(milliseconds=40)
+"""Between two status writes on the way, over all runs: at most 25 a second. A small API server takes some 150 writes of
+all sorts in a second, and the runs' ends are what it should be busy with."""
 
-CHECKPOINT_SHARE = timedelta(milliseconds=20)
+CHECKPOINT_SHARE = timedelta(milliseconds=100)
 """The same for checkpoints, which cost two writes: nothing is lost by a late one, only read again from the results."""
 
 SWEEP_SHARE = timedelta(milliseconds=5)
 """The same for sweeps of runs whose tasks wait: four exchanges each."""
+
+CALM_RUNS = 100
+"""Up to so many at once, each success is an Event too; beyond it the status alone tells, as an Event is a write more."""
 
 
 class Pace:
@@ -31,6 +35,11 @@ class Pace:
     def leave(self) -> None:
         """A run has ended."""
         self._runs -= 1
+
+    @property
+    def calm(self) -> bool:
+        """Whether there are few enough runs for what is merely nice to have."""
+        return self._runs <= CALM_RUNS
 
     def status(self, least: timedelta) -> timedelta:
         """Return how long a run should wait for its next status write on the way; ``least`` if it is alone."""

@@ -415,7 +415,7 @@ class WorkflowRun:
                 log.warning("the end is not written yet", workflow=str(self.key), why=error.message)
                 await asyncio.sleep(retry.total_seconds())
                 retry = next_interval(retry)
-        if finish.succeeded:
+        if finish.succeeded and self._ports.pace.calm:
             await self._ports.writer.record("Normal", finish.reason, finish.message)
         if self._checkpoint is not None:
             with contextlib.suppress(ClusterError):
