@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from celery_patterns.store import settings
 from servers import RedisServer
 
 DOCS = Path(__file__).parents[3] / "docs" / "patterns"
-PAGES = ["errors.md", "circuit-breaker.md", "bulkhead.md"]
+PAGES = ["errors.md", "circuit-breaker.md", "bulkhead.md", "dead-letters.md", "poison.md"]
+COMMAND_PAGES = ["dead-letters.md", "doctor.md"]
 
 
 def blocks(page: str, language: str) -> list[tuple[int, str]]:
@@ -36,19 +38,43 @@ def test_python_blocks_of_a_page_run_one_after_the_other(page: str, redis: Redis
         source += "\n" * (line - 1 - source.count("\n")) + text
     program = tmp_path / f"{page.removesuffix('.md').replace('-', '_')}.py"
     program.write_text(source)
-    environment = {
-        **os.environ,
-        settings.ENV_URL: redis.url(3),
-        "CELERY_BROKER_URL": redis.url(0),
-        "CELERY_RESULT_BACKEND": redis.url(1),
-    }
     done = subprocess.run(
         [sys.executable, str(program)],
         check=False,
-        env=environment,
+        env=_environment(redis),
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=50,
     )
     assert done.returncode == 0, f"{page}:\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", COMMAND_PAGES)
+def test_commands_of_a_page_run(page: str, redis: RedisServer, tmp_path: Path) -> None:
+    commands = [line for _, text in blocks(page, "bash") for line in text.splitlines()]
+    assert commands, "the page has no commands"
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "celery-patterns"
+        done = subprocess.run(
+            [sys.executable, "-m", "celery_patterns.cli", *arguments],
+            check=False,
+            env=_environment(redis),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        # 1: there is something to do, such as a task that is not known here.
+        assert done.returncode in (0, 1), f"{command}:\n{done.stderr}"
+        assert done.stdout
+
+
+def _environment(redis: RedisServer) -> dict[str, str]:
+    return {
+        **os.environ,
+        settings.ENV_URL: redis.url(3),
+        "CELERY_BROKER_URL": redis.url(0),
+        "CELERY_RESULT_BACKEND": redis.url(1),
+    }

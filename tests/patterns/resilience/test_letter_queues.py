@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu import Queue
 
 from celery_patterns.resilience.letter_queues import LetterQueues
 from celery_patterns.resilience.letters import DeadLetter, OriginalMessage
@@ -84,8 +83,8 @@ def test_letters_of_the_brokers_own_exchange_are_read(
     }
     with Celery("declarer", set_as_current=False, broker=rabbit.url()) as app, app.connection_for_write() as connection:
         channel = connection.default_channel
-        Queue(f"{stage.queue}.dead", channel=channel).queue_declare()
-        Queue(stage.queue, queue_arguments=arguments, channel=channel).queue_declare()
+        channel.queue_declare(f"{stage.queue}.dead", durable=True, auto_delete=False)
+        channel.queue_declare(stage.queue, durable=True, auto_delete=False, arguments=arguments)
         stage.publish(
             "{}", content_type="application/json", content_encoding="utf-8", headers={"id": "i1", "task": "t"}
         )

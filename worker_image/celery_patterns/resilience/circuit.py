@@ -319,7 +319,7 @@ class CircuitBreaker:
         Raises:
             StoreUnavailable: If it cannot be read.
         """
-        reply = self._store.run(scripts.LOOK, [self.key], ["", self.settings.bucket_ms, BUCKETS])
+        reply = self._store.run(scripts.LOOK, [self.key], ["", BUCKETS])
         return read_state(self.name, reply)
 
     def force_open(self, seconds: float, reason: str = "opened by hand") -> None:
@@ -416,3 +416,15 @@ def changes(store: Store) -> Iterator[Callable[[float], Change | None]]:
         yield heard
     finally:
         listening.close()
+
+
+def circuits(store: Store) -> list[CircuitState]:
+    """Return the states of all circuits that are in use or open, by name.
+
+    Raises:
+        StoreUnavailable: If the store does not answer.
+    """
+    begin = store.key("circuit", "")
+    found: list[bytes] = store.call(lambda: list(store.client.scan_iter(match=f"{begin}*", count=500)))
+    names = sorted({key.decode().removeprefix(begin) for key in found})
+    return [CircuitBreaker(store, name).state() for name in names]

@@ -2,7 +2,7 @@
 
 Fields: ``state`` (absent: closed), ``gen`` (grows with every change of state), ``until`` (when an open circuit may be
 tried), ``forced``, ``reason``, ``since``; in half open ``trial`` (who tries), ``trial_until``, ``passed``; in closed
-one field for each bucket of the window, ``b<slot>`` = ``epoch,calls,failures,slow``.
+one field for each bucket of the window, ``b<slot>`` = ``epoch,calls,failures,slow``, and their ``width`` (ms).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ if calls >= minimum then
     return {2, reason}
   end
 end
-redis.call('HSET', K[1], slot,
+redis.call('HSET', K[1], 'width', num(width), slot,
            num(epoch) .. ',' .. num(own[1] + 1) .. ',' .. num(own[2] + failed) .. ',' .. num(own[3] + slow))
 redis.call('PEXPIRE', K[1], keep)
 return {0, ''}
@@ -150,14 +150,13 @@ return before[1] or 'closed'
 """K: the circuit. A: open | closed, ms to stay open, keep (ms), reason. Returns the state before."""
 
 LOOK_CHUNK: Final = """
-local width, buckets = tonumber(A[1]), tonumber(A[2])
-local epoch = math.floor(now / width)
 local fields = redis.call('HGETALL', K[1])
 local c, calls, failures, slows = {}, 0, 0, 0
-for i = 1, #fields, 2 do
-  c[fields[i]] = fields[i + 1]
-  local at, n, f, s = string.match(fields[i + 1], '^(%d+),(%d+),(%d+),(%d+)$')
-  if at and string.sub(fields[i], 1, 1) == 'b' and tonumber(at) > epoch - buckets and tonumber(at) <= epoch then
+for i = 1, #fields, 2 do c[fields[i]] = fields[i + 1] end
+local epoch, buckets = math.floor(now / tonumber(c['width'] or '1')), tonumber(A[1])
+for name, value in pairs(c) do
+  local at, n, f, s = string.match(value, '^(%d+),(%d+),(%d+),(%d+)$')
+  if at and string.sub(name, 1, 1) == 'b' and tonumber(at) > epoch - buckets and tonumber(at) <= epoch then
     calls, failures, slows = calls + n, failures + f, slows + s
   end
 end
@@ -166,7 +165,7 @@ local since = c['since'] and math.max(0, now - tonumber(c['since'])) or -1
 return {c['state'] or 'closed', tonumber(c['gen'] or '0'), calls, failures, slows, left, since,
         c['forced'] and 1 or 0, c['reason'] or '', c['trial'] or ''}
 """
-"""K: the circuit. A: bucket (ms), buckets. Returns {state, generation, calls, failures, slow, ms left open, ms in this
+"""K: the circuit. A: buckets. Returns {state, generation, calls, failures, slow, ms left open, ms in this
 state (-1: unknown), forced, reason, who tries}."""
 
 ALLOW: Final = standalone(ALLOW_CHUNK, "circuit allow")

@@ -1,0 +1,245 @@
+"""What doctor looks at in Redis: eviction, persistence, rights, clock, memory, and who else uses the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from celery_patterns import protocol
+from celery_patterns.cli import check_application
+from celery_patterns.cli.findings import Finding, error, ok, unknown, warning
+from celery_patterns.store import StoreError, StoreNotConfigured
+from celery_patterns.store.settings import store_url
+from celery_patterns.tasks.patterns import patterns_of
+
+OLDEST = (6, 2)
+"""What Celery 5.7 needs for results, and the scripts here for their commands."""
+
+SKEW_SECONDS = 2.0
+
+FULL = 0.8
+
+CLIENTS_LISTED = 500
+
+KEYS_LOOKED_AT = 2_000
+
+COMMANDS = (
+    ("BRPOP", "k", "0"),
+    ("LPUSH", "k", "v"),
+    ("LLEN", "k"),
+    ("ZADD", "k", "1", "v"),
+    ("ZREVRANGEBYSCORE", "k", "1", "0"),
+    ("HSET", "k", "f", "v"),
+    ("SADD", "k", "v"),
+    ("SMEMBERS", "k"),
+    ("SETEX", "k", "1", "v"),
+    ("MULTI",),
+    ("EVALSHA", "0", "0"),
+    ("EVAL", "return 1", "0"),
+    ("SCRIPT|LOAD", "return 1"),
+    ("PUBLISH", "c", "m"),
+    ("SUBSCRIBE", "c"),
+    ("PSUBSCRIBE", "c"),
+    ("XADD", "k", "*", "f", "v"),
+    ("XREVRANGE", "k", "+", "-"),
+    ("TIME",),
+    ("PING",),
+)
+"""What Celery and the patterns use, as ACL DRYRUN wants it."""
+
+OWN_KEYS = ("_kombu.", "unacked", "celery", "{")
+
+
+def broker(app: Any) -> Iterator[Finding]:
+    """The broker, if it is a Redis."""
+    connection = app.connection_for_write()
+    if connection.transport.driver_type != "redis":
+        connection.release()
+        return
+    with connection:
+        where = protocol.mask_url(connection.as_uri())
+        try:
+            connection.ensure_connection(max_retries=1, timeout=5)
+            client = connection.default_channel.client
+            client.ping()
+        except (AuthenticationError, NoPermissionError) as problem:
+            yield error("broker", f"{where} refuses: {problem}", "user and password of the broker's URL; its ACL")
+            return
+        except Exception as problem:  # noqa: BLE001 - whatever kombu makes of it
+            yield error("broker", f"{where} does not answer: {protocol.mask_url(str(problem))}", "its address, network")
+            return
+        yield ok("broker", f"{where} answers")
+        yield from _server(client, "")
+        yield from check_application.visibility(app)
+        yield from _company(app, client)
+
+
+def store(app: Any) -> Iterator[Finding]:
+    """The store of the patterns, if it is not the broker's server."""
+    patterns = patterns_of(app)
+    try:
+        store_url(patterns.store.settings, app.conf)
+    except StoreNotConfigured as problem:
+        yield warning("store", str(problem), "set CELERY_PATTERNS_STORE_URL")
+        return
+    try:
+        patterns.store.call(patterns.store.client.ping)
+    except StoreError as problem:
+        yield error("store", str(problem), "circuits, locks, limits and dead letters need it")
+        return
+    yield ok("store", f"the patterns' store {patterns.store.address} answers")
+    parameters = patterns.store.client.connection_pool.connection_kwargs
+    with app.connection_for_write() as connection:
+        same = connection.transport.driver_type == "redis" and (connection.hostname, connection.port) == (
+            parameters.get("host"),
+            parameters.get("port"),
+        )
+    if not same:
+        yield from _server(patterns.store.client, "store: ")
+
+
+def _server(client: Any, whose: str) -> Iterator[Finding]:
+    """One server's own settings."""
+    info = client.info()
+    version = str(info.get("redis_version", "0.0"))
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        yield error("version", f"{whose}{product} {version}", "Redis 6.2 or newer")
+    else:
+        yield ok("version", f"{whose}{product} {info.get('valkey_version', version)}")
+    if info.get("redis_mode") == "cluster":
+        yield error("cluster", f"{whose}a Redis Cluster: Celery's transport cannot use it", "one server, or Sentinel")
+    if info.get("role") not in (None, "master"):
+        yield error("replica", f"{whose}a read-only replica", "the URL of the primary")
+    yield from _memory(info, whose)
+    yield from _persistence(info, client, whose)
+    yield from _rights(client, whose)
+    seconds, microseconds = client.time()
+    skew = seconds + microseconds / 1e6 - time.time()
+    if abs(skew) > SKEW_SECONDS:
+        yield warning(
+            "clock",
+            f"{whose}the server's clock and this machine's differ by {skew:+.1f} s",
+            "NTP on both: eta, expires and visibility timeouts compare workers' clocks (the patterns use the server's)",
+        )
+    else:
+        yield ok("clock", f"{whose}its clock differs by {skew:+.2f} s")
+
+
+def _memory(info: dict[str, Any], whose: str) -> Iterator[Finding]:
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if policy != "noeviction" and (limit or policy.startswith("allkeys")):
+        what = "any key, queues included" if policy.startswith("allkeys") else "keys with a TTL: results, locks, leases"
+        yield error(
+            "eviction",
+            f"{whose}maxmemory-policy is {policy}: when memory is short it deletes {what}",
+            "CONFIG SET maxmemory-policy noeviction (and in redis.conf)",
+        )
+    else:
+        yield ok("eviction", f"{whose}maxmemory-policy is {policy}")
+    if limit and used > FULL * limit:
+        yield warning(
+            "memory",
+            f"{whose}{used / 2**20:.0f} of {limit / 2**20:.0f} MiB are used; when full, every write is refused",
+            "more memory, a shorter result_expires, or fewer waiting messages",
+        )
+
+
+def _persistence(info: dict[str, Any], client: Any, whose: str) -> Iterator[Finding]:
+    if int(info.get("aof_enabled", 0)):
+        yield ok("persistence", f"{whose}appendonly is on")
+        return
+    try:
+        save = str(client.config_get("save").get("save", ""))
+    except RedisError:
+        yield unknown("persistence", f"{whose}appendonly is off; CONFIG GET is not allowed", "appendonly yes")
+        return
+    if save.strip():
+        yield warning(
+            "persistence",
+            f"{whose}snapshots only (save {save}): a crash loses what came since the last one",
+            "appendonly yes, appendfsync everysec",
+        )
+    else:
+        yield warning(
+            "persistence",
+            f"{whose}nothing is written to disk: a restart loses every waiting message",
+            "appendonly yes, appendfsync everysec",
+        )
+
+
+def _rights(client: Any, whose: str) -> Iterator[Finding]:
+    try:
+        user = client.execute_command("ACL", "WHOAMI")
+        user = user.decode() if isinstance(user, bytes) else str(user)
+        refused = [
+            command
+            for command, *arguments in COMMANDS
+            if client.execute_command("ACL", "DRYRUN", user, *command.split("|"), *arguments) not in (b"OK", "OK", True)
+        ]
+    except (NoPermissionError, ResponseError) as problem:
+        # Redis before 7, or a user that may not ask: try what can be tried without harm.
+        refused = []
+        for words in (("EVAL", "return 1", "0"), ("SCRIPT LOAD", "return 1")):
+            try:
+                client.execute_command(*words)
+            except RedisError:
+                refused.append(words[0])
+        if not refused:
+            yield unknown("acl", f"{whose}the rights of this user cannot be asked: {problem}")
+            return
+        user = "this user"
+    if refused:
+        yield error(
+            "acl",
+            f"{whose}{user} may not use {', '.join(refused)}",
+            "ACL SETUSER " + user + " " + " ".join(f"+{command.lower()}" for command in refused) + " &* ~*",
+        )
+    else:
+        yield ok("acl", f"{whose}{user} may use what Celery and the patterns need")
+
+
+def _company(app: Any, client: Any) -> Iterator[Finding]:
+    """Who else uses the broker's database."""
+    db = int(client.connection_pool.connection_kwargs.get("db") or 0)
+    try:
+        listed = client.client_list()[:CLIENTS_LISTED]
+    except RedisError as problem:
+        yield unknown("consumers", f"CLIENT LIST is not allowed: {problem}", "ACL SETUSER ... +client|list")
+    else:
+        blocked = [each for each in listed if str(each.get("cmd", "")).lower() in ("brpop", "bzmpop")]
+        here = [each for each in blocked if int(each.get("db", -1)) == db]
+        names = sorted({str(each.get("name") or str(each.get("addr", "?")).rsplit(":", 1)[0]) for each in here})
+        yield ok(
+            "consumers", f"{len(here)} wait for messages in database {db}" + (f": {', '.join(names)}" if names else "")
+        )
+    cursor, keys = client.scan(count=KEYS_LOOKED_AT)
+    queues = tuple(str(name) for name in app.amqp.queues)
+    prefix = str((app.conf.broker_transport_options or {}).get("global_keyprefix") or "")
+    foreign = sorted(
+        name
+        for key in keys
+        if not (
+            name := (key.decode(errors="replace") if isinstance(key, bytes) else str(key)).removeprefix(prefix)
+        ).startswith((*OWN_KEYS, *queues))
+    )
+    del cursor
+    if foreign:
+        yield warning(
+            "database",
+            f"database {db} has {len(foreign)} keys that are not Celery's, e.g. {', '.join(foreign[:3])}",
+            "a database, or better a server, of its own: FLUSHDB and the shortest visibility_timeout are shared",
+        )
+    else:
+        yield ok("database", f"database {db} has only Celery's keys")
+    backend = str(app.conf.result_backend or "")
+    if backend.startswith("redis") and backend.rstrip("/") == str(app.conf.broker_url or "").rstrip("/"):
+        yield warning(
+            "database",
+            "broker and results share one database",
+            "another database for results, or another server: then losing one does not lose the other",
+        )
