@@ -19,7 +19,7 @@ SWEEP_SHARE = timedelta(milliseconds=5)
 """The same for sweeps of runs whose tasks wait: four exchanges each."""
 
 CALM_RUNS = 100
-"""Up to so many at once, each success is an Event too; beyond it the status alone tells, as an Event is a write more."""
+"""Up to so many at once, each success is an Event too; beyond it the status alone tells: an Event is one write more."""
 
 
 class Pace:
