@@ -1,0 +1,134 @@
+"""The batches' Lua: whatever dies, comes late or comes twice, no item is lost, held by two, or ended twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_patterns.store import StoreSettings
+from celery_patterns.store.leases import KEEP_MS, RELEASE
+from celery_patterns.tasks import PatternTask, Progress, composition, install
+from celery_patterns.tasks.batching import _ADD, _SETTLE, _TAKE
+from celery_patterns.tasks.patterns import patterns_of
+from celery_patterns.tasks.policy import Call
+from patterns.resilience.clocked import ClockedStore
+from servers import RedisServer
+
+MOST, MOST_BYTES = 3, 25
+ITEMS = {f"i{number}": "x" * (4 + number) for number in range(8)}
+
+
+@pytest.fixture
+def clocked(redis: RedisServer) -> Iterator[ClockedStore]:
+    with Celery("batches", set_as_current=False) as app:
+        install(app)
+        store = ClockedStore(app, StoreSettings(url=redis.url(6)))
+        patterns_of(app)._store = store
+        yield store
+        store.close()
+
+
+def echo() -> None:
+    """Do nothing."""
+
+
+Event = st.one_of(
+    st.tuples(st.just("add"), st.sampled_from(sorted(ITEMS))),
+    st.tuples(st.just("add"), st.sampled_from(sorted(ITEMS))),
+    st.tuples(st.just("take")),
+    st.tuples(st.just("take")),
+    st.tuples(st.just("settle"), st.integers(0, 5), st.lists(st.sampled_from(["done", "again", "alone"]), min_size=3)),
+    st.tuples(st.just("settle"), st.integers(0, 5), st.just(["done"] * 3)),
+    st.tuples(st.just("die"), st.integers(0, 5)),
+    st.tuples(st.just("pass"), st.sampled_from([1, 500, 4_000])),
+)
+
+
+class Stage:
+    """Drives the scripts; knows who holds what."""
+
+    def __init__(self, store: ClockedStore) -> None:
+        store.client.flushdb()
+        store.set_clock(1_800_000_000_000)
+        self.store = store
+        app: Any = store._app
+        self.task = app.tasks.get("flush") or app.task(base=PatternTask, name="flush", policies=[Progress()])(echo)
+        self.keys = [store.key(kind, "b") for kind in ("batch-items", "batch-waiting", "batch-taken", "batch-state")]
+        self.batches: list[tuple[Call, list[str]]] = []
+        self.begun: dict[str, int] = {}
+        """Token to the end of its lease."""
+        self.open: set[str] = set()
+
+    def add(self, item: str) -> None:
+        self.store.run(_ADD, self.keys, [item, ITEMS[item], MOST, MOST_BYTES, KEEP_MS, 1_000])
+        self.open.add(item)
+
+    def take(self) -> None:
+        number = len(self.batches)
+        call = Call(task=self.task, id=f"flush{number}", token=f"t{number}", arguments={})
+        composition.admit(self.store, call, [], 3.0)
+        self.begun[call.holder] = self.store.now_ms + 3_000
+        held = {item for item, holder in self.taken().items() if self.begun[holder] > self.store.now_ms}
+        arguments: list[Any] = [self.store.key("task", ""), call.holder, MOST, MOST_BYTES, KEEP_MS]
+        waiting, _, raw = self.store.run(_TAKE, self.keys, arguments)
+        got = [task_id.decode() for task_id, _, _ in raw]
+        assert not held & set(got), "taken from one that lives"
+        assert len(got) <= MOST
+        assert len(got) == 1 or sum(len(ITEMS[item]) for item in got) <= MOST_BYTES
+        assert bool(got) == bool(self.open - held)
+        assert waiting == len(self.open - held) - len(got)
+        self.batches.append((call, got))
+
+    def settle(self, number: int, verdicts: list[str]) -> None:
+        if not self.batches:
+            return
+        call, got = self.batches[number % len(self.batches)]
+        ours = {item for item, holder in self.taken().items() if holder == call.holder}
+        arguments: list[Any] = [call.holder, KEEP_MS]
+        for item, verdict in zip(got, verdicts, strict=False):
+            arguments += (item, verdict)
+        lost, _ = self.store.run(_SETTLE, self.keys, arguments)
+        told = dict(zip(got, verdicts, strict=False))
+        assert lost == len([item for item in told if item not in ours])
+        self.open -= {item for item, verdict in told.items() if verdict == "done" and item in ours}
+
+    def die(self, number: int) -> None:
+        if self.batches:
+            call, _ = self.batches[number % len(self.batches)]
+            self.store.run(RELEASE, [self.store.key("task", call.id)], [KEEP_MS, call.token])
+            self.begun[call.holder] = 0
+
+    def taken(self) -> dict[str, str]:
+        raw: dict[bytes, bytes] = self.store.client.hgetall(self.keys[2])
+        return {item.decode(): holder.decode() for item, holder in raw.items()}
+
+    def check(self) -> None:
+        waiting = {item.decode() for item in self.store.client.zrange(self.keys[1], 0, -1)}
+        assert waiting | set(self.taken()) == self.open
+        assert not waiting & set(self.taken())
+        counted = int(self.store.client.hget(self.keys[3], "bytes") or 0)
+        assert counted == sum(len(ITEMS[item]) for item in waiting)
+        assert self.store.without_ttl() == []
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=st.lists(Event, min_size=5, max_size=40))
+def test_no_item_is_lost_held_by_two_or_ended_twice(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
+    stage = Stage(clocked)
+    for name, *arguments in events:
+        if name == "pass":
+            clocked.advance(*arguments)
+        else:
+            getattr(stage, name)(*arguments)
+        stage.check()
+    clocked.advance(10_000)
+    for _ in range(len(ITEMS) + 1):
+        stage.take()
+        stage.settle(len(stage.batches) - 1, ["done"] * MOST)
+    assert stage.open == set()
+    stage.check()
