@@ -259,7 +259,7 @@ def _decoded(reply: list[Any]) -> str:
     return json.loads(json.loads(text)[2]) if text.startswith("[") else text
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, min_size=5, max_size=40))
 def test_claims_locks_and_leases_agree_with_the_model(
     clocked: ClockedStore, app: Celery, events: list[tuple[Any, ...]]
