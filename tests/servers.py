@@ -359,6 +359,7 @@ def celery_worker(
     python_path: Path | None = None,
     wait_ready: bool = True,
     loglevel: str = "INFO",
+    launcher: Sequence[str] = (sys.executable, "-m", "celery"),
 ) -> Iterator[Worker]:
     """Start a ``celery worker`` of ``app`` and yield it when it consumes; it is killed at the end of the block.
 
@@ -378,6 +379,7 @@ def celery_worker(
         python_path: A directory to import the app from.
         wait_ready: False yields at once.
         loglevel: Of the worker's log, which ``Worker.log()`` returns.
+        launcher: The command that is ``celery``.
     """
     with tempfile.TemporaryDirectory(prefix="worker-") as directory_name:
         directory = Path(directory_name)
@@ -394,7 +396,7 @@ def celery_worker(
             **(env or {}),
         }
         node = name or f"w{free_port()}@localhost"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-P", pool, "-n", node]
+        command = [*launcher, "-A", app, "worker", "-Q", queues, "-P", pool, "-n", node]
         command += ["-c", str(concurrency), "-l", loglevel, "--without-gossip", "--without-mingle"]
         command += ["-I", protocol.AGENT_MODULE] if agent else []
         with running([*command, *arguments], log=directory / "worker.log", env=environment, cwd=directory) as process:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery.worker import state
+from celery.worker.request import Request
 
 TRIES = 20
 """A set that another thread changes cannot be iterated just then; it is small, so a few tries are enough."""
@@ -34,7 +35,7 @@ class Held:
 def count(consumer: Any) -> Held:
     """Count what is held now; ``consumer`` may be None before the first connection."""
     active = _copy(state.active_requests)
-    scheduled = _copy(state.scheduled_requests) - active
+    scheduled = _scheduled(consumer) - active
     reserved = _copy(state.reserved_requests) - active - scheduled
     limited = 0 if consumer is None else _rate_limited(consumer, reserved | scheduled | active)
     now = time.time()
@@ -57,6 +58,17 @@ def held_total(consumer: Any) -> int:
 def holds_any() -> bool:
     """Whether any task runs or waits for a slot; the cheapest of these questions."""
     return len(state.reserved_requests) > 0
+
+
+def _scheduled(consumer: Any) -> set[Any]:
+    """Return the requests held for later; before release 5.7, Celery kept them as arguments of timed calls."""
+    known = getattr(state, "scheduled_requests", None)
+    if known is not None:
+        return _copy(known)
+    if consumer is None or consumer.timer is None:
+        return set()
+    calls = [waiting.entry for waiting in list(consumer.timer.schedule.queue)]
+    return {call.args[0] for call in calls if call.args and isinstance(call.args[0], Request) and not call.canceled}
 
 
 def _rate_limited(consumer: Any, counted: Collection[Any]) -> int:

@@ -40,6 +40,8 @@ STRAY_SECONDS = 60.0
 """How often the keys of consumers without an agent are looked after, by Celery's own rule."""
 SOCKET_SECONDS = 5.0
 """One answer of the broker: the thread must not wait for one that will never come."""
+GREEN_CONNECTIONS = 1000
+"""kombu's pool has 10, and with more greenlets than that an acknowledgement that finds none free is lost."""
 MANY = 500
 """Messages in one command."""
 TRIES = 20
@@ -149,6 +151,9 @@ class Lease:
         self._strays_at = time.monotonic()
         self._failing = False
         self._thread = native.Thread(self._run, name="celery-patterns-lease")
+        if native.GREEN and "max_connections" not in self._options:
+            self._options["max_connections"] = GREEN_CONNECTIONS
+            app.conf.broker_transport_options = dict(self._options)
         unfit = _unfit(app, self._options)
         self.renews = not unfit
         if lease_seconds is None:
