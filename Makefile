@@ -93,7 +93,7 @@ cluster-clean: $(VENV)/.installed ## Stop it and remove the cache too
 
 .PHONY: test-cluster
 test-cluster: cluster-up ## The tests on the cluster that cluster-up started, and on no other
-	@$(HARNESS) images
+	@$(HARNESS) images operator worker redis rabbitmq
 	@$(BIN)/pytest -v --timeout=900 tests/cluster $(PYTEST_ARGS)
 
 .PHONY: bench-workflows

@@ -41,5 +41,6 @@ def test_every_example_ends_as_it_says(ground: Playground) -> None:
     assert {name: ground.outputs(name) for name in RESULTS} == RESULTS
     words = ground.outputs("word-count")["words"]
     assert len(words) == 10
-    assert words[0][0] == "the"
+    # What a package about messages and connections speaks of; which comes first may change with its version.
+    assert {"message", "connection", "celery"} <= {word for word, _ in words}
     assert [count for _, count in words] == sorted((count for _, count in words), reverse=True)

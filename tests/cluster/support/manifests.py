@@ -12,6 +12,8 @@ APPLICATION = "celery_patterns.examples.app:app"
 WORKER_IMAGE = "localhost/celery-worker:dev"
 REDIS_IMAGE = "localhost/celery-operator-redis:dev"
 REDIS_PORT = 6379
+RABBITMQ_IMAGE = "localhost/celery-operator-rabbitmq:dev"
+RABBITMQ_PORT = 5672
 DEFAULT_QUEUE = "celery"
 
 RESTRICTED_POD = {
@@ -62,13 +64,40 @@ def redis_pod(namespace: str, name: str) -> Manifest:
     }
 
 
-def redis_service(namespace: str, name: str) -> Manifest:
-    """Return the name under which others find a Redis."""
+def rabbitmq_pod(namespace: str, name: str) -> Manifest:
+    """Return a RabbitMQ that forgets everything with its pod."""
+    home = "/var/lib/rabbitmq"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {**RESTRICTED_POD, "fsGroup": 10001},
+            "containers": [
+                {
+                    "name": "rabbitmq",
+                    "image": RABBITMQ_IMAGE,
+                    "imagePullPolicy": "IfNotPresent",
+                    "ports": [{"containerPort": RABBITMQ_PORT}],
+                    "readinessProbe": {"tcpSocket": {"port": RABBITMQ_PORT}, "periodSeconds": 1},
+                    "securityContext": RESTRICTED_CONTAINER,
+                    "volumeMounts": [{"name": "home", "mountPath": home}, {"name": "tmp", "mountPath": "/tmp"}],
+                }
+            ],
+            "volumes": [{"name": "home", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        },
+    }
+
+
+def service(namespace: str, name: str, port: int) -> Manifest:
+    """Return the name under which others find a server's pod."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"selector": {"app": name}, "ports": [{"port": REDIS_PORT}]},
+        "spec": {"selector": {"app": name}, "ports": [{"port": port}]},
     }
 
 

@@ -41,9 +41,16 @@ class Playground:
         """Start a Redis and return when it answers."""
         self.api.create(manifests.redis_pod(self.name, name))
         if self.api.get("Service", self.name, name) is None:
-            self.api.create(manifests.redis_service(self.name, name))
+            self.api.create(manifests.service(self.name, name, manifests.REDIS_PORT))
         self.wait_for_pods(1, f"app={name}")
         self.redis(name).ask(BROKER, lambda client: client.ping())
+
+    def start_rabbitmq(self, name: str = "rabbitmq") -> str:
+        """Start a RabbitMQ and return, when it listens, its URL without credentials: guest may come from anywhere."""
+        self.api.create(manifests.rabbitmq_pod(self.name, name))
+        self.api.create(manifests.service(self.name, name, manifests.RABBITMQ_PORT))
+        self.wait_for_pods(1, f"app={name}")
+        return f"amqp://{name}:{manifests.RABBITMQ_PORT}//"
 
     def redis(self, name: str = "redis") -> RedisInPod:
         """Return a Redis of this namespace, as the test reaches it."""
