@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from celery_patterns.cli.command import main
 from celery_patterns.store import settings
 from servers import RedisServer
 
@@ -51,24 +52,19 @@ def test_python_blocks_of_a_page_run_one_after_the_other(page: str, redis: Redis
 
 
 @pytest.mark.parametrize("page", COMMAND_PAGES)
-def test_commands_of_a_page_run(page: str, redis: RedisServer, tmp_path: Path) -> None:
+def test_commands_of_a_page_run(
+    page: str, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in _environment(redis).items():
+        monkeypatch.setenv(name, value)
     commands = [line for _, text in blocks(page, "bash") for line in text.splitlines()]
     assert commands, "the page has no commands"
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "celery-patterns"
-        done = subprocess.run(
-            [sys.executable, "-m", "celery_patterns.cli", *arguments],
-            check=False,
-            env=_environment(redis),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
         # 1: there is something to do, such as a task that is not known here.
-        assert done.returncode in (0, 1), f"{command}:\n{done.stderr}"
-        assert done.stdout
+        assert main(arguments) in (0, 1), command
+        assert capsys.readouterr().out
 
 
 def _environment(redis: RedisServer) -> dict[str, str]:

@@ -150,7 +150,11 @@ def results(app: Any) -> Iterator[Finding]:
 def workers(app: Any) -> Iterator[Finding]:
     """Who answers on this broker."""
     try:
-        answers = app.control.ping(timeout=PING_SECONDS)
+        with app.connection_for_write(connect_timeout=PING_SECONDS) as connection:
+            connection.connect()
+            if connection.transport.driver_type == "redis":
+                connection.default_channel.client.ping()
+            answers = app.control.ping(timeout=PING_SECONDS, connection=connection)
     except Exception as problem:  # noqa: BLE001 - whatever a transport raises
         yield unknown("workers", f"they cannot be asked: {protocol.mask_url(str(problem))}")
         return

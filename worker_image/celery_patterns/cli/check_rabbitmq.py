@@ -20,7 +20,7 @@ def broker(app: Any) -> Iterator[Finding]:
     with connection:
         where = protocol.mask_url(connection.as_uri())
         try:
-            connection.ensure_connection(max_retries=1, timeout=SOCKET_SECONDS)
+            connection.connect()
         except Exception as problem:  # noqa: BLE001 - whatever kombu makes of it
             yield error(
                 "broker",

@@ -62,7 +62,7 @@ def broker(app: Any) -> Iterator[Finding]:
     with connection:
         where = protocol.mask_url(connection.as_uri())
         try:
-            connection.ensure_connection(max_retries=1, timeout=5)
+            connection.connect()
             client = connection.default_channel.client
             client.ping()
         except (AuthenticationError, NoPermissionError) as problem:
