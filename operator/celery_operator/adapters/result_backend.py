@@ -186,17 +186,19 @@ class RedisResultBackend:
 
     async def announcements(self) -> AsyncGenerator[tuple[Announcement, ...], None]:
         """See the port."""
-        pause = FIRST_PAUSE_SECONDS
+        pause, failures = FIRST_PAUSE_SECONDS, 0
         while True:
             try:
                 async with self._subscribed() as subscription:
-                    pause = FIRST_PAUSE_SECONDS
+                    pause, failures = FIRST_PAUSE_SECONDS, 0
                     yield ()
                     async for batch in self._heard(subscription):
                         yield batch
             except (RedisError, OSError, TimeoutError) as error:
-                message, _ = explain(self._url, "listen to announcements", error)
-                _log.warning("announcements interrupted", error=message, again_in_seconds=round(pause, 1))
+                failures += 1
+                if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, …: a server may be away for hours
+                    message, _ = explain(self._url, "listen to announcements", error)
+                    _log.warning("announcements interrupted", error=message, failures=failures)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
 
