@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from benchmarks.patterns.apps import costs
@@ -14,6 +15,7 @@ from benchmarks.patterns.series import in_turns, summary
 from celery_patterns.store.settings import ENV_URL
 from servers import RedisServer, Worker, celery_worker, redis_server
 
+CHECKOUT = Path(__file__).parents[2]
 APP = "benchmarks.patterns.apps.costs:app"
 BROKER, RESULTS, STORE = 0, 1, 2
 ANSWER_SECONDS = 60.0
@@ -25,29 +27,30 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def publishing(redis: RedisServer) -> Iterator[None]:
-    """Let this process publish to a server, and keep the patterns' state there."""
-    costs.app.conf.update(
-        broker_url=redis.url(BROKER), result_backend=redis.url(RESULTS), patterns_store_url=redis.url(STORE)
-    )
-    try:
-        yield
-    finally:
-        costs.app.close()
+def open_stage() -> Iterator[RedisServer]:
+    """Start a Redis to which this process publishes; once in a process, since an application connects for good."""
+    with redis_server() as redis:
+        costs.app.conf.update(
+            broker_url=redis.url(BROKER), result_backend=redis.url(RESULTS), patterns_store_url=redis.url(STORE)
+        )
+        try:
+            yield redis
+        finally:
+            costs.app.close()
 
 
-def measure_publishing(rounds: int, say: Say) -> dict[str, Any]:
+def measure_publishing(redis: RedisServer, rounds: int, say: Say) -> dict[str, Any]:
     """Return the milliseconds of one ``delay``: plain, as a pattern task without policies, and as a singleton."""
-    with redis_server() as redis, publishing(redis):
-        actions: dict[str, Callable[[int], object]] = {
-            "plain": lambda number: costs.plain.delay(number, number),
-            "unguarded": lambda number: costs.unguarded.delay(number, number),
-            "single": lambda number: costs.single.delay(number, number),
-        }
-        in_turns(WARM_UP, actions)
-        with redis.client(STORE) as client:
-            client.flushdb()  # the singletons of the warm-up still wait
-        spent = in_turns(rounds, actions)
+    actions: dict[str, Callable[[int], object]] = {
+        "plain": lambda number: costs.plain.delay(number, number),
+        "unguarded": lambda number: costs.unguarded.delay(number, number),
+        "single": lambda number: costs.single.delay(number, number),
+    }
+    in_turns(WARM_UP, actions)
+    with redis.client(STORE) as client:
+        client.flushdb()  # the singletons of the warm-up still wait
+    spent = in_turns(rounds, actions)
+    costs.app.control.purge()  # nobody is to run these
     found = {name: summary(times) for name, times in spent.items()}
     pairs = zip(spent["unguarded"], spent["plain"], strict=True)
     found["unguarded"]["p50_of_differences"] = round(statistics.median(ours - bare for ours, bare in pairs), 4)
@@ -55,17 +58,16 @@ def measure_publishing(rounds: int, say: Say) -> dict[str, Any]:
     return found
 
 
-def measure_policies(rounds: int, say: Say) -> dict[str, Any]:
+def measure_policies(redis: RedisServer, rounds: int, say: Say) -> dict[str, Any]:
     """Return the milliseconds that the task's process spends on a task, and the round trips of one under policies."""
-    with redis_server() as redis, publishing(redis):
-        with _worker(redis, redis.url(STORE)):
-            _run(WARM_UP)
-            spent = _run(rounds)
-        with counting_proxy(redis.port) as counter, _worker(redis, counter.url(STORE)):
-            _run(WARM_UP)
-            before = counter.trips
-            _run(rounds)
-            trips = (counter.trips - before) / rounds
+    with _worker(redis, redis.url(STORE)):
+        _run(WARM_UP)
+        spent = _run(rounds)
+    with counting_proxy(redis.port) as counter, _worker(redis, counter.url(STORE)):
+        _run(WARM_UP)
+        before = counter.trips
+        _run(rounds)
+        trips = (counter.trips - before) / rounds
     found: dict[str, Any] = {name: summary(times) for name, times in spent.items()}
     found["round_trips"] = round(trips, 3)
     say(
@@ -77,9 +79,8 @@ def measure_policies(rounds: int, say: Say) -> dict[str, Any]:
 
 @contextmanager
 def _worker(redis: RedisServer, store: str) -> Iterator[Worker]:
-    options: dict[str, Any] = {"app": APP, "agent": False, "loglevel": "WARNING", "env": {ENV_URL: store}}
-    with celery_worker(broker=redis.url(BROKER), backend=redis.url(RESULTS), wait_ready=False, **options) as worker:
-        costs.timings.delay().get(timeout=ANSWER_SECONDS)
+    options: dict[str, Any] = {"app": APP, "agent": False, "env": {ENV_URL: store}, "python_path": CHECKOUT}
+    with celery_worker(broker=redis.url(BROKER), backend=redis.url(RESULTS), **options) as worker:
         yield worker
 
 
