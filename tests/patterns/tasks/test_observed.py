@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,7 @@ def test_a_task_that_runs_and_one_that_waits_for_it_say_so(wait_start: WaitStart
 def test_an_unknown_task_is_unknown() -> None:
     told = explain("no-such-task", shop.app)
     assert told.where == "unknown"
+    assert told.sentences[-1].startswith("nobody knows it: it was never sent here")
     assert told.unseen == []
 
 
@@ -125,3 +128,51 @@ def test_events_for_sentry_carry_the_correlation() -> None:
         task.pop_request()
     tags = {"correlation_id": "zero", "task": "talk", "task_id": "one", "root_id": "zero", "attempt": "1"}
     assert event == {"message": "x", "tags": tags}
+
+
+def test_what_a_task_raises_is_reported_with_its_correlation(tmp_path: Path) -> None:
+    """In a process of its own, since Sentry changes Celery for the rest of a process."""
+    program = tmp_path / "reports.py"
+    program.write_text(REPORTS)
+    done = subprocess.run([sys.executable, program], check=False, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    [report] = json.loads(done.stdout)
+    assert report["kind"] == "KeyError"
+    expected = {"correlation_id": "one", "task": "broken", "task_id": "one", "attempt": "1"}
+    assert {name: report["tags"][name] for name in expected} == expected
+
+
+REPORTS = """
+import json
+import subprocess
+import sys
+
+import sentry_sdk
+from celery import Celery
+from sentry_sdk.transport import Transport
+
+from celery_patterns.tasks import PatternTask, sentry
+
+envelopes = []
+
+
+class Collect(Transport):
+    def capture_envelope(self, envelope):
+        envelopes.append(envelope)
+
+
+sentry.enable("http://key@127.0.0.1:1/1", transport=Collect)
+app = Celery("reports")
+
+
+@app.task(base=PatternTask, name="broken", policies=[])
+def broken():
+    raise KeyError("x")
+
+
+broken.apply(task_id="one", throw=False)
+sentry_sdk.flush()
+events = [item.payload.json for envelope in envelopes for item in envelope.items if item.type == "event"]
+reports = [{"tags": e["tags"], "kind": e["exception"]["values"][0]["type"]} for e in events if "exception" in e]
+print(json.dumps(reports))
+"""

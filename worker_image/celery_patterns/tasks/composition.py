@@ -48,7 +48,7 @@ if record[1] == TOKEN then
 else
   deliveries = redis.call('HINCRBY', TASK, 'deliveries', 1)
 end
-redis.call('HSET', TASK, 'token', TOKEN, 'until', num(now + LEASE), 'worker', ARGV[7], 'since', num(now))
+redis.call('HSET', TASK, 'token', TOKEN, 'until', num(now + LEASE), 'worker', ARGV[7])
 redis.call('PEXPIRE', TASK, KEEP)
 local restored = redis.call('HGET', TASK, 'checkpoint')
 """

@@ -79,7 +79,7 @@ def explain(task_id: str, app: Any = None, *, queues: Iterable[str] = ()) -> Exp
         arguments = _read_message(message, found) or arguments
     _task_state(app, found)
     _policies(app, found, arguments)
-    if not found.sentences:
+    if found.where == "unknown" and found.state is None and found.deliveries is None:
         found.sentences.append("nobody knows it: it was never sent here, or what was known of it has expired")
     return found
 

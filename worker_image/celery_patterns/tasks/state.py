@@ -1,6 +1,6 @@
 """The hash of one task in the store: how far it is, what it saved, whether it was asked to stop.
 
-Fields: ``token``, ``until``, ``worker``, ``since``, ``deliveries`` (see ``celery_patterns.store.leases``); ``done``,
+Fields: ``token``, ``until``, ``worker``, ``deliveries`` (see ``celery_patterns.store.leases``); ``done``,
 ``total``, ``note``, ``at`` (progress); ``checkpoint``; ``cancel``; ``seen`` (there is progress to show after the end);
 ``outcome`` (after the end).
 """
