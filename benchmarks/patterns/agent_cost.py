@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from redis import Redis
 
 from benchmarks.patterns.series import summary
 from celery_patterns import protocol
@@ -62,13 +63,18 @@ def _exercise(redis: RedisServer, queue: str) -> None:
     """Let a worker run some tasks, and wait for the last."""
     # Without a result backend of its own, which would listen for every single result.
     with Celery("exercise", broker=redis.url(0), set_as_current=False) as app, redis.client(1) as results:
-        before = results.dbsize()
+        before = _count(results)
         for number in range(TASKS):
             app.send_task("examples.add", (number, 1), queue=queue)
-        eventually(lambda: results.dbsize() >= before + TASKS, within=60, what=f"{TASKS} results of {queue}")
+        eventually(lambda: _count(results) >= before + TASKS, within=60, what=f"{TASKS} results of {queue}")
 
 
-# ------------------------------------------------------------------------------------------------------ what a worker uses
+def _count(results: Redis) -> int:
+    number: Any = results.dbsize()
+    return int(number)
+
+
+# ---- what a worker uses
 
 
 def _processes(worker: Worker) -> list[int]:
@@ -99,11 +105,11 @@ def _idle(workers: dict[str, Worker]) -> dict[str, float]:
     return {name: round((_cpu_seconds(workers[name]) - before[name]) / seconds * 100, 3) for name in workers}
 
 
-# ----------------------------------------------------------------------------------------------------------------- probes
+# ---- probes
 
 
 def _probes(worker: Worker, count: int) -> dict[str, Any]:
-    """Return the milliseconds of one probe, each over a connection of its own as kubelet's are, and the worker's CPU."""
+    """Return the milliseconds of one probe, each over a connection of its own as kubelet's are."""
     spent = []
     for _ in range(20):
         worker.request(protocol.PATH_LIVE, token=None)

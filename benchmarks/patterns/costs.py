@@ -86,7 +86,7 @@ def _worker(redis: RedisServer, store: str) -> Iterator[Worker]:
 
 def _run(rounds: int) -> dict[str, list[float]]:
     """Run each task so often; returns milliseconds by name."""
-    first = time.time_ns() // 1000  # noqa: TID251 - no key is used twice on one server
+    first = time.time_ns() // 1000  # no key is used twice on one server
     for number in range(first, first + rounds):
         for task in (costs.plain, costs.unguarded, costs.guarded):
             task.delay(number, number)

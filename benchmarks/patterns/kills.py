@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,18 @@ from servers import RedisServer, Worker, eventually, redis_server, running
 
 CHECKOUT = Path(__file__).parents[2]
 APPS = "benchmarks.patterns.apps"
-PATIENCE_SECONDS = 12.0
-"""How long a caller tries again; longer than the lease of ours."""
+Killed = Literal["child", "worker"]
+PATIENCE_SECONDS = 15.0
+"""How long a caller tries again. Celery takes up to five seconds to notice that a child has gone."""
+LEASE_SECONDS: dict[Killed, float] = {"child": 30.0, "worker": 5.0}
+"""Of ours. 30 is the default, which a killed child's task does not have to wait for; a killed worker's has to."""
 READY_SECONDS = 60.0
 ANSWER_SECONDS = 60.0
 ROWS = 5
 
-Killed = Literal["child", "worker"]
 Say = Callable[[str], None]
 
-SETTINGS = {False: "Celery's defaults", True: "acks_late, task_retry_on_worker_lost"}
+SETTINGS = {False: "Celery's defaults", True: "task_acks_late, task_retry_on_worker_lost"}
 KILLED: dict[Killed, str] = {"child": "the child that runs the task", "worker": "the worker, all its processes"}
 
 
@@ -55,6 +57,20 @@ class Row:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A library, its application, and the interpreter that has it."""
+
+    library: str
+    module: str
+    python: Path
+
+    @property
+    def command(self) -> list[str]:
+        """The beginning of a caller's command line."""
+        return [str(self.python), "-m", f"{APPS}.{self.module}"]
+
+
 def measure_kills(say: Say, *, quick: bool) -> list[Row]:
     """Return the table; without the other libraries just our own lines, and why."""
     scenes: list[tuple[Killed, bool]] = [("child", False)]
@@ -71,7 +87,7 @@ def measure_kills(say: Say, *, quick: bool) -> list[Row]:
     with redis_server() as redis:
         for killed, late in scenes:
             for library, module, interpreter in subjects:
-                row = _lock(redis, library, module, interpreter, killed, late=late)
+                row = _lock(redis, _Subject(library, module, interpreter), killed, late=late)
                 say(f"{row.library}, SIGKILL of {row.killed}, {row.settings}: {row.outcome}")
                 rows.append(row)
         if python is not None:
@@ -82,25 +98,31 @@ def measure_kills(say: Say, *, quick: bool) -> list[Row]:
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------- locks of a task
+# ---- locks of a task
 
 
-def _lock(redis: RedisServer, library: str, module: str, python: Path, killed: Killed, *, late: bool) -> Row:
+def _lock(redis: RedisServer, subject: _Subject, killed: Killed, *, late: bool) -> Row:
     """Kill what runs the task that holds the lock, then call until another task is accepted."""
-    environment = _environment(redis, late=late)
-    key = f"{module}-{killed}-{late}"
-    with _worker(python, module, environment) as worker:
-        answer = _script(python, module, environment, "call", key, "60")
-        task_id = str(answer["id"])
+    lease = LEASE_SECONDS[killed]
+    environment = _environment(redis, subject, late=late, lease=lease)
+    key = f"{subject.module}-{killed}-{late}"
+    with redis.client(2) as locks:
+        locks.flushdb()  # those of earlier lines
+    with _worker(subject, environment) as worker:
+        task_id = str(_script(subject, environment, "call", key, "60")["id"])
         pid = int(_start(redis, key, 1)["pid"])
         since = _kill(worker, pid, killed)
+        again = ("again", key, task_id, str(since), str(PATIENCE_SECONDS))
         if killed == "child":
             eventually(lambda: pid not in worker.children(), within=READY_SECONDS, what=worker.log)
-            found = _again(redis, python, module, environment, key, task_id, since)
+            found = _script(subject, environment, *again)
+            _wait_for(redis, key, found)
     if killed == "worker":
-        with _worker(python, module, environment):
-            found = _again(redis, python, module, environment, key, task_id, since)
-    return Row(library, KILLED[killed], SETTINGS[late], _lock_outcome(found), found)
+        with _worker(subject, environment):
+            found = _script(subject, environment, *again)
+            _wait_for(redis, key, found)
+    settings = SETTINGS[late] + (f"; lease {lease:.0f} s" if subject.module == "ours" else "")
+    return Row(subject.library, KILLED[killed], settings, _lock_outcome(found), found)
 
 
 def _kill(worker: Worker, child: int, killed: Killed) -> float:
@@ -113,18 +135,14 @@ def _kill(worker: Worker, child: int, killed: Killed) -> float:
     return since
 
 
-def _again(
-    redis: RedisServer, python: Path, module: str, environment: Mapping[str, str], key: str, dead: str, since: float
-) -> dict[str, Any]:
-    found = _script(python, module, environment, "again", key, dead, str(since), str(PATIENCE_SECONDS))
+def _wait_for(redis: RedisServer, key: str, found: Mapping[str, Any]) -> None:
+    """Wait until a call that was accepted runs, too."""
     if found["accepted"]:
-        entry = eventually(
-            lambda: next((e for e in _entries(redis, key) if e["id"] == found["id"]), None),
+        eventually(
+            lambda: any(entry["id"] == found["id"] for entry in _entries(redis, key)),
             within=READY_SECONDS,
             what=f"{found['id']} runs",
         )
-        found["ran"] = entry["id"] == found["id"]
-    return found
 
 
 def _lock_outcome(found: Mapping[str, Any]) -> str:
@@ -137,7 +155,7 @@ def _lock_outcome(found: Mapping[str, Any]) -> str:
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- batches
+# ---- batches
 
 
 def _batches_of_peer(python: Path) -> Row:
@@ -152,12 +170,11 @@ def _batches_of_peer(python: Path) -> Row:
 
 def _batches(redis: RedisServer) -> Row:
     """Kill the child that runs a batch; its items are to be done all the same."""
-    python, environment, table = Path(sys.executable), _environment(redis, late=False), "batch"
-    with _worker(python, "ours", environment) as worker:
-        command = [str(python), "-m", f"{APPS}.ours", "rows", table, str(ROWS), str(ANSWER_SECONDS)]
-        with subprocess.Popen(
-            command, env={**environment, "QUEUE": "ours"}, cwd=CHECKOUT, stdout=subprocess.PIPE
-        ) as caller:
+    subject, table = _Subject("celery-patterns batch_task", "ours", Path(sys.executable)), "batch"
+    environment = _environment(redis, subject, late=False, lease=LEASE_SECONDS["child"])
+    with _worker(subject, environment) as worker:
+        command = [*subject.command, "rows", table, str(ROWS), str(ANSWER_SECONDS)]
+        with subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=subprocess.PIPE) as caller:
             try:
                 since = _kill(worker, int(_start(redis, table, 1)["pid"]), "child")
                 output, _ = caller.communicate(timeout=ANSWER_SECONDS * 2)
@@ -168,13 +185,13 @@ def _batches(redis: RedisServer) -> Row:
     done = states.count("SUCCESS")
     outcome = f"{done} of {ROWS} items are done {seconds:.1f} s after the kill"
     measured = {"states": states, "seconds": round(seconds, 2)}
-    return Row("celery-patterns batch_task", "the child that runs the batch", SETTINGS[False], outcome, measured)
+    return Row(subject.library, "the child that runs the batch", SETTINGS[False], outcome, measured)
 
 
-# ------------------------------------------------------------------------------------------------- workers and callers
+# ---- workers and callers
 
 
-def _environment(redis: RedisServer, *, late: bool) -> dict[str, str]:
+def _environment(redis: RedisServer, subject: _Subject, *, late: bool, lease: float) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {
         **inherited,
@@ -185,18 +202,20 @@ def _environment(redis: RedisServer, *, late: bool) -> dict[str, str]:
         "LOCKS_URL": redis.url(2),
         "LEDGER_URL": redis.url(3),
         "LATE": str(int(late)),
+        "LEASE": str(lease),
+        "QUEUE": subject.module,
     }
 
 
 @contextmanager
-def _worker(python: Path, module: str, environment: Mapping[str, str]) -> Iterator[Worker]:
+def _worker(subject: _Subject, environment: Mapping[str, str]) -> Iterator[Worker]:
     """Start a worker with one slot."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
-        command = [str(python), "-m", "celery", "-A", f"{APPS}.{module}:app", "worker", "-c", "1", "-l", "INFO"]
+        module = subject.module
+        command = [str(subject.python), "-m", "celery", "-A", f"{APPS}.{module}:app", "worker", "-c", "1", "-l", "INFO"]
         command += ["-n", f"{module}@localhost", "-Q", module, "--without-gossip", "--without-mingle"]
-        env = {**environment, "QUEUE": module}
-        with running(command, log=directory / "worker.log", env=env, cwd=directory) as process:
+        with running(command, log=directory / "worker.log", env=environment, cwd=directory) as process:
             worker = Worker(process=process, directory=directory, agent=False)
             eventually(lambda: process.poll() is not None or worker.ready(), within=READY_SECONDS, what=worker.log)
             if process.poll() is not None:
@@ -204,12 +223,11 @@ def _worker(python: Path, module: str, environment: Mapping[str, str]) -> Iterat
             yield worker
 
 
-def _script(python: Path, module: str, environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
+def _script(subject: _Subject, environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
     """Run a caller of an application; return what it prints."""
-    command: Sequence[str] = [str(python), "-m", f"{APPS}.{module}", *arguments]
     done = subprocess.run(
-        command,
-        env=dict(environment) | {"QUEUE": module},
+        [*subject.command, *arguments],
+        env=environment,
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -217,7 +235,7 @@ def _script(python: Path, module: str, environment: Mapping[str, str], *argument
         check=False,
     )
     if done.returncode:
-        raise AssertionError(f"{' '.join(command[2:])} ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise AssertionError(f"{subject.module} {arguments} ended with {done.returncode}: {done.stderr[-2000:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

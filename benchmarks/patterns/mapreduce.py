@@ -82,9 +82,8 @@ async def _measure(redis: RedisServer, shards: int, items: int, repeats: int, sa
 
 def _documents(url: str) -> list[Document]:
     text = _RESOURCES.replace("URL", url).replace("WORKERS", str(WORKERS)).replace("SLOTS", str(SLOTS))
-    nodes, manifests = yaml.compose_all(text), yaml.safe_load_all(text)
-    pairs = enumerate(zip(nodes, manifests, strict=True), 1)
-    return [Document("benchmark", number, manifest, node) for number, (node, manifest) in pairs if node is not None]
+    pairs = zip(yaml.compose_all(text), yaml.safe_load_all(text), strict=True)
+    return [Document("benchmark", number, manifest, node) for number, (node, manifest) in enumerate(pairs, 1)]
 
 
 class _Bench:
@@ -106,7 +105,7 @@ class _Bench:
         await self._until(ready, START_SECONDS, f"{WORKERS} workers are ready; see {self._run.directory}")
 
     async def workflow(self, count: int, seconds: float) -> dict[str, float]:
-        """Run it as a CeleryWorkflow; it is submitted when its status says that it runs, and nobody need stay for it."""
+        """Run it as a CeleryWorkflow; submitted when its status says that it runs, and nobody need stay for it."""
         name = f"map-{next(self._numbers)}"
         began = time.perf_counter()
         self._run.cluster.store.create(_manifest(name, count, seconds))

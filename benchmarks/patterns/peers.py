@@ -52,8 +52,7 @@ def peer_versions() -> dict[str, str]:
 
 
 def install_batches(python: Path) -> tuple[bool, str]:
-    """Ask the installer for celery-batches beside this Celery, without installing; return whether it can, and why
-    not.
+    """Ask the installer for celery-batches beside this Celery, without installing; return whether it can, or why not.
 
     Raises:
         PeersUnavailableError: If the installer could not even ask.

@@ -71,7 +71,7 @@ def _fail(client: Client) -> None:
         client.call(fails)
     except ConnectionError:
         return
-    except Exception as error:  # noqa: BLE001 - some wrap the failure that opens the circuit
+    except Exception as error:  # some wrap the failure that opens the circuit
         if not isinstance(error.__cause__ or error.__context__, ConnectionError):
             raise
 

@@ -20,7 +20,7 @@ app.conf.ONCE = {
 }
 
 
-@app.task(base=once.QueueOnce, bind=True, name="report", once={"keys": ["key"]})  # type: ignore[untyped-decorator]
+@app.task(base=once.QueueOnce, bind=True, name="report", default_retry_delay=0, once={"keys": ["key"]})  # type: ignore[untyped-decorator]
 def report(self: Any, key: str, seconds: float) -> str:
     """Run for some seconds."""
     return work(key, self.request.id, seconds)

@@ -14,23 +14,20 @@ from benchmarks.patterns.apps.scene import main, settings, work
 from celery_patterns.tasks import Batch, PatternTask, Singleton, batch_task, current_context, install
 from celery_patterns.tasks.errors import DuplicateCall
 
-LEASE_SECONDS = 5.0
-"""Shorter than the default of 30: a table should not take longer than it has to."""
-
 app = Celery("ours")
 app.conf.update(settings())
-install(app, store=os.environ["LOCKS_URL"], lease=LEASE_SECONDS)
+install(app, store=os.environ["LOCKS_URL"], lease=float(os.environ["LEASE"]))
 
 ONE = Singleton(key="{key}", scope="both", on_duplicate="raise")
 
 
-@app.task(base=PatternTask, bind=True, name="report", policies=[ONE])  # type: ignore[untyped-decorator]
+@app.task(base=PatternTask, bind=True, name="report", default_retry_delay=0, policies=[ONE])  # type: ignore[untyped-decorator]
 def report(self: Any, key: str, seconds: float) -> str:
     """Run for some seconds."""
     return work(key, self.request.id, seconds)
 
 
-@batch_task(app, name="insert", max_items=5, max_wait="300ms", key="{table}")  # type: ignore[untyped-decorator]
+@batch_task(app, name="insert", max_items=5, max_wait="300ms", key="{table}")
 def insert(items: Batch) -> None:
     """Run for some seconds the first time, then at once."""
     work(str(items[0].kwargs["table"]), current_context().task_id, 60.0)

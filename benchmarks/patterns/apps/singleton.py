@@ -16,7 +16,7 @@ app = Celery("singleton")
 app.conf.update(settings(), singleton_backend_url=os.environ["LOCKS_URL"])
 
 
-@app.task(base=library.Singleton, bind=True, name="report", unique_on=["key"])  # type: ignore[untyped-decorator]
+@app.task(base=library.Singleton, bind=True, name="report", default_retry_delay=0, unique_on=["key"])  # type: ignore[untyped-decorator]
 def report(self: Any, key: str, seconds: float) -> str:
     """Run for some seconds."""
     return work(key, self.request.id, seconds)
