@@ -192,7 +192,9 @@ class ClaimStore:
 
     def _new_connection(self) -> Any:
         """Take a connection out of the pool; before release 5.3 the driver wanted to know for which command."""
-        return self.client.connection_pool.get_connection("EVALSHA")
+        pool = self.client.connection_pool
+        # Before 5.3 redis-py wanted a command's name here, and used it for nothing.
+        return pool.get_connection() if redis_version >= (5, 3) else pool.get_connection("EVALSHA")
 
     def conclude(self, claims: Sequence[tuple[str, str, str]]) -> int:
         """Write (key, token, new state or RELEASE) for each; returns how many belonged to another delivery by now."""
