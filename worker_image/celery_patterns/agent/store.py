@@ -191,10 +191,11 @@ class ClaimStore:
             return _evaluate(connection, self._claim_sha, arguments)
 
     def _new_connection(self) -> Any:
-        """Take a connection out of the pool; before release 5.3 the driver wanted to know for which command."""
+        """Take a connection out of the pool; before release 5.3 redis-py wanted a command's name and did not use it."""
+        import redis  # noqa: PLC0415 - a worker without Redis imports this module too
+
         pool = self.client.connection_pool
-        # Before 5.3 redis-py wanted a command's name here, and used it for nothing.
-        return pool.get_connection() if redis_version >= (5, 3) else pool.get_connection("EVALSHA")
+        return pool.get_connection() if redis.VERSION >= (5, 3) else pool.get_connection("EVALSHA")
 
     def conclude(self, claims: Sequence[tuple[str, str, str]]) -> int:
         """Write (key, token, new state or RELEASE) for each; returns how many belonged to another delivery by now."""
