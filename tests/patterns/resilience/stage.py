@@ -43,9 +43,9 @@ class Stage:
         options = {"app": "shaky:app", "queues": self.queue, **options}
         return celery_worker(broker=self.broker, backend=self.redis.url(1), python_path=APPS, env=env, **options)
 
-    def send(self, task: str, *args: Any, **options: Any) -> str:
+    def send(self, task: str, *args: Any, **kwargs: Any) -> str:
         """Publish a task to the stage's queue; returns its id."""
-        return str(self.app.send_task(task, args, queue=self.queue, **options).id)
+        return str(self.app.send_task(task, args, kwargs, queue=self.queue).id)
 
     def publish(self, body: Any, **options: Any) -> None:
         """Publish anything to the stage's queue."""

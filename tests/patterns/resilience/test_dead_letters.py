@@ -109,8 +109,8 @@ def test_rejected_task_and_one_that_runs_into_its_limit_are_kept(stage: Stage) -
 def test_task_that_kills_its_process_is_tried_as_often_as_it_may_and_kept(stage: Stage) -> None:
     sent = stage.send("die", "d1")
     (letter,) = stage.wait_letters(1)
-    assert (letter.reason, letter.attempts, letter.message.task_id) == ("worker_lost", 3, sent)
-    assert stage.ran("d1") == 3
+    assert (letter.reason, letter.attempts, letter.message.task_id) == ("worker_lost", 2, sent)
+    assert stage.ran("d1") == 2
     assert stage.state(sent) == "FAILURE"
 
 

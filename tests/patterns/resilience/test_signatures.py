@@ -88,13 +88,8 @@ def test_message_that_was_changed_on_the_way_is_kept_and_not_run(redis: RedisSer
     [
         ({}, "ok", "a result is stored and read again"),
         ({"SIGNED_RESULTS": "json"}, "error", "result_serializer is 'json', but results of that kind"),
-        (
-            {"SIGNED_RESULTS": "json", "SIGNED_RESULTS_ACCEPTED": "json"},
-            "warning",
-            "messages are signed, results are not",
-        ),
     ],
-    ids=["signed", "refused", "unsigned"],
+    ids=["signed", "refused"],
 )
 def test_doctor_makes_the_round_trip_of_signatures(
     redis: RedisServer, keys: Path, variables: dict[str, str], level: str, message: str

@@ -11,7 +11,9 @@ import redis
 from celery.exceptions import Reject
 
 from celery_patterns.resilience.policies import DeadLetters, WorkerLost
+from celery_patterns.resilience.task_letters import task_letters
 from celery_patterns.tasks import PatternApp, Retry
+from celery_patterns.tasks.dead_letter import DeadLetter
 
 app = PatternApp("shaky")
 app.conf.update(
@@ -74,7 +76,7 @@ def slow(key: str) -> None:
 
 
 @app.pattern_task(  # type: ignore[untyped-decorator]
-    name="die", dead_letter=DeadLetters(), retry=Retry(max=2), lost=WorkerLost("retry", delay="0s")
+    name="die", dead_letter=DeadLetters(), retry=Retry(max=1), lost=WorkerLost("retry", delay="0s")
 )
 def die(key: str) -> None:
     """Kill the process that runs it."""
@@ -94,3 +96,10 @@ def wait(key: str, seconds: float) -> Any:
     """Take a while."""
     note(key)
     time.sleep(seconds)
+
+
+@app.pattern_task(name="fail_bare", dead=DeadLetter(to=task_letters))  # type: ignore[untyped-decorator]
+def fail_bare(key: str, amount: int = 0) -> None:
+    """Fail, and keep it without the agent."""
+    note(key)
+    raise ValueError(f"the amount {amount} is wrong")
