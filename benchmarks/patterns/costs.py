@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.patterns.apps import costs
+from benchmarks.patterns.handles import let_go
 from benchmarks.patterns.proxy import counting_proxy
 from benchmarks.patterns.series import in_turns, summary
 from celery_patterns.store.settings import ENV_URL
@@ -36,7 +37,7 @@ def open_stage() -> Iterator[RedisServer]:
         try:
             yield redis
         finally:
-            costs.app.close()
+            let_go(costs.app)
 
 
 def measure_publishing(redis: RedisServer, rounds: int, say: Say) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 from celery import Celery, chord
 
+from benchmarks.patterns.handles import let_go
 from celery_operator.local.manifests import Document
 from celery_operator.local.outcome import outcome_of
 from celery_operator.local.run import LocalRun, Options, discard, local_run
@@ -57,7 +57,8 @@ async def _measure(redis: RedisServer, shards: int, items: int, repeats: int, sa
     documents = _documents(redis.url().rpartition("/")[0])
     found: dict[str, Any] = {"shards": {"workflow": [], "chord": []}, "items": {"workflow": [], "chord": []}}
     ideal = shards * SHARD_SECONDS / (WORKERS * SLOTS)
-    async with local_run(documents, Options(give_up_after=timedelta(seconds=END_SECONDS)), say) as run:
+    options = Options(give_up_after=timedelta(seconds=END_SECONDS))
+    async with local_run(documents, options, say) as run:
         bench = _Bench(run, redis)
         run.start(documents)
         await bench.wait_for_workers()
@@ -76,6 +77,7 @@ async def _measure(redis: RedisServer, shards: int, items: int, repeats: int, sa
             spent = await measure(items, ITEM_SECONDS)
             found["items"][kind].append(spent)
             say(f"{items} items ({kind}): submitted in {spent['submit_s']:.2f} s, done in {spent['seconds']:.1f} s")
+        let_go(bench.app)
     discard(run)
     return found
 
@@ -91,7 +93,7 @@ class _Bench:
 
     def __init__(self, run: LocalRun, redis: RedisServer) -> None:
         self._run = run
-        self._app = Celery("bench", broker=redis.url(0), backend=redis.url(1), set_as_current=False)
+        self.app = Celery("bench", broker=redis.url(0), backend=redis.url(1), set_as_current=False)
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
         run.cluster.watch(lambda *_: self._changed.set())
@@ -122,17 +124,14 @@ class _Bench:
 
     async def chord(self, count: int, seconds: float) -> dict[str, float]:
         """Run it as a chord; it is submitted when ``apply_async`` returns."""
-        try:
-            return await asyncio.to_thread(self._chord, count, seconds)
-        finally:
-            gc.collect()  # its handles unsubscribe when they go, which they have to while the server is there
+        return await asyncio.to_thread(self._chord, count, seconds)
 
     def _chord(self, count: int, seconds: float) -> dict[str, float]:
-        header = [self._app.signature("examples.sleep", (seconds,)) for _ in range(count)]
+        header = [self.app.signature("examples.sleep", (seconds,)) for _ in range(count)]
         began = time.perf_counter()
-        result = chord(header, app=self._app)(self._app.signature("examples.total"))
+        result = chord(header, app=self.app)(self.app.signature("examples.total"))
         submitted = time.perf_counter() - began
-        waiting = self._app.AsyncResult(result.id)
+        waiting = self.app.AsyncResult(result.id)
         while not waiting.ready():
             if time.perf_counter() - began > END_SECONDS:
                 raise AssertionError(f"a chord of {count} did not end within {END_SECONDS:.0f} s")
