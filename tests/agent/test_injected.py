@@ -49,6 +49,7 @@ class Injected:
             "python_path": APPS,  # the image's own, which must survive
             "queues": stage.queue,
             "concurrency": 2,
+            "arguments": ["--disable-prefetch"],  # which Celery 5.5 does not know
         }
         return celery_worker(**{**defaults, **options}, launcher=launcher)
 

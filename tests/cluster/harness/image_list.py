@@ -40,5 +40,11 @@ IMAGES = (
         HARNESS / "images" / "rabbitmq" / "Dockerfile",
         HARNESS / "images" / "rabbitmq",
     ),
+    Image(
+        "stock",
+        "localhost/celery-operator-stock:dev",
+        HARNESS / "images" / "stock" / "Dockerfile",
+        CHECKOUT / "tests" / "agent" / "apps",
+    ),
 )
 DEFAULT_IMAGES = ("operator", "worker", "redis")

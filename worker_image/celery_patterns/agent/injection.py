@@ -13,12 +13,10 @@ import celery_patterns
 from celery_patterns import protocol
 
 PROGRAMS = {
-    protocol.RUN_CELERY: (
-        "import sys\n\nfrom celery.__main__ import main\n\n"
-        'sys.argv[0] = "celery"  # what usage and process titles say\nsys.exit(main())\n'
-    ),
-    protocol.RUN_AGENT: "import sys\n\nfrom celery_patterns.agent.__main__ import main\n\nsys.exit(main())\n",
+    protocol.RUN_CELERY: "celery_patterns.agent.launch",
+    protocol.RUN_AGENT: "celery_patterns.agent.__main__",
 }
+"""Each program's name, and the module whose ``main`` it runs."""
 
 
 def inject(target: Path) -> None:
@@ -31,8 +29,8 @@ def inject(target: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     package = target / source.name
     shutil.copytree(source, package, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    for name, text in PROGRAMS.items():
-        (target / name).write_text(text)
+    for name, module in PROGRAMS.items():
+        (target / name).write_text(f"import sys\n\nfrom {module} import main\n\nsys.exit(main())\n")
     # Whoever the image runs as must be able to read it.
     for path in (package, *package.rglob("*"), *(target / name for name in PROGRAMS)):
         path.chmod(0o755 if path.is_dir() else 0o644)
