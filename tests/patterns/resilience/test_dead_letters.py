@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -183,3 +185,26 @@ def test_store_in_trouble_holds_the_message_back_until_its_letter_is_kept(redis:
             with redis.client() as client:
                 eventually(lambda: client.hlen("unacked") == 0, what=worker.log)
             store.close()
+
+
+UNDELIVERABLE = """
+import sys
+from kombu import Connection
+from celery_patterns.resilience import wire
+wire.install()
+with Connection(sys.argv[1]) as connection, connection.channel() as channel:
+    channel.queue_declare("q")
+    channel.basic_consume("q", no_ack=False, callback=print, consumer_tag="t")
+    connection.SimpleQueue("q").put("x")
+    # As when a worker drains: the consumer is gone while a message is on its way.
+    del connection.transport._callbacks["q"]
+    connection.drain_events(timeout=5)
+    print(channel._size("q"), channel.client.hlen("unacked"))
+"""
+
+
+def test_message_that_nobody_takes_any_more_goes_back_to_its_queue(redis: RedisServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNDELIVERABLE, redis.url(7)], check=False, capture_output=True, text=True, timeout=20
+    )
+    assert done.stdout == "1 0\n", done.stderr

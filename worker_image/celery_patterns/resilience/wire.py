@@ -38,6 +38,9 @@ def install() -> None:
     def careful_parse(text: Any, *args: Any, **kwargs: Any) -> Any:
         if not getattr(_local, "reading", False):
             return parse(text, *args, **kwargs)
+        # The first text of a read is the queue's entry. What is parsed after it, while the message is delivered (one
+        # that goes back at once is read from where kombu notes it), has another form.
+        _local.reading = False
         try:
             payload = parse(text, *args, **kwargs)
         except Exception:  # noqa: BLE001 - whatever the parser says of it, it is no message
