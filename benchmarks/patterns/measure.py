@@ -131,6 +131,12 @@ class Measurements:
                 of=PLAIN,
             ),
             figure(
+                "policies_cpu_ms",
+                "… of that, the task's process computing, p50, ms",
+                running and (running["guarded"]["cpu_p50"] - running["plain"]["cpu_p50"], running["plain"]["cpu_p50"]),
+                of=PLAIN,
+            ),
+            figure(
                 "policies_round_trips",
                 "… exchanges with Redis for each task",
                 running and running["round_trips"],

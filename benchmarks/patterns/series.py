@@ -22,11 +22,16 @@ def in_turns(rounds: int, actions: Mapping[str, Callable[[int], object]]) -> dic
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Return number, median and 90th percentile of a series, and the load it was measured under."""
+    """Return number, 10th, 50th and 90th percentile of a series, and the load it was measured under."""
     ordered = sorted(values)
     return {
         "count": len(ordered),
+        "p10": round(_percentile(ordered, 10), 4),
         "p50": round(statistics.median(ordered), 4),
-        "p90": round(ordered[max(0, -(-len(ordered) * 90 // 100) - 1)], 4),
+        "p90": round(_percentile(ordered, 90), 4),
         "load_1_minute": round(os.getloadavg()[0], 2),
     }
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
