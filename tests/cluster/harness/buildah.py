@@ -116,7 +116,7 @@ class Buildah:
                 f"--include={','.join(_PACKAGES)}",
                 _SUITE,
                 str(root),
-                _mirror(),
+                *_mirror(),
             )
             run_logged(command, log=log, within=_BASE_WITHIN, on_line=_LastLine(step))
             _tidy(root)
@@ -181,14 +181,14 @@ def _pip_files() -> tuple[Path, ...]:
     return tuple(Path(path).expanduser() for path in paths)
 
 
-def _mirror() -> str:
-    """Return the Debian archive that this machine uses, or the public one."""
+def _mirror() -> tuple[str, ...]:
+    """Return the Debian archive that this machine uses, as debootstrap's last argument; nothing for its default."""
     sources = Path("/etc/apt/sources.list.d/debian.sources")
     if sources.exists():
         for line in sources.read_text(encoding="utf-8").splitlines():
             if line.startswith("URIs:") and "security" not in line:
-                return line.split()[1]
-    return "http://deb.debian.org/debian"
+                return (line.split()[1],)
+    return ()
 
 
 def _tidy(root: Path) -> None:
