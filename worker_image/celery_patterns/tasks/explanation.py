@@ -165,12 +165,12 @@ def _messages(client: Any, key: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
-    for tag, raw in channel.client.hscan_iter(channel.unacked_key, count=AT_ONCE):
+    for index, tag, raw in _unacked(channel):
         message, _, queue = json.loads(raw)
         if not _is(message, found.task_id):
             continue
         found.where, found.queue = "worker", queue
-        taken = channel.client.zscore(channel.unacked_index_key, tag)
+        taken = channel.client.zscore(index, tag)
         since = "" if taken is None else f", taken or renewed {max(0.0, time.time() - float(taken)):.0f} s ago"
         found.sentences.append(
             f"a worker has it from the queue {queue}{since}: it runs, is reserved, or waits its time"
@@ -180,6 +180,14 @@ def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
             found.sentences.append(f"it is not due before {eta}")
         return dict(message)
     return None
+
+
+def _unacked(channel: Any) -> Iterator[tuple[str, bytes, bytes]]:
+    """Yield (index key, tag, entry) of what workers hold, those with a lease included."""
+    for suffix in ("", protocol.LEASED_SUFFIX):
+        index = f"{channel.unacked_index_key}{suffix}"
+        for tag, raw in channel.client.hscan_iter(f"{channel.unacked_key}{suffix}", count=AT_ONCE):
+            yield index, tag, raw
 
 
 def _is(message: dict[str, Any], task_id: str) -> bool:
