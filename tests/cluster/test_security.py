@@ -9,7 +9,7 @@ import pytest
 from support.playground import Playground, condition, worker_selector
 from support.release import CONTAINER, Release
 
-ALLOWED_SECRET_VERBS = {"get", "create", "patch"}
+ALLOWED_SECRET_VERBS = {"get", "create"}
 FORBIDDEN = (
     ("list", "secrets"),
     ("watch", "secrets"),

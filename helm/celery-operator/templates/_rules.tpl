@@ -3,26 +3,26 @@
 # What users ask for, and what became of it.
 - apiGroups: [celery-operator.dev]
   resources: [celeryapps, celeryworkerpools, celeryworkflows]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch]
 - apiGroups: [celery-operator.dev]
   resources: [celeryapps/status, celeryworkerpools/status, celeryworkflows/status]
-  verbs: [patch, update]
+  verbs: [patch]
 # A pool's workers. What is deleted with its owner, the garbage collector deletes.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, update]
+  verbs: [get, create, patch]
 # Which workers there are, and which of them may go (the annotation pod-deletion-cost).
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [list, patch]
 # Broker URLs are read by name; the token that protects a pool's workers is written.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create, patch]
+  verbs: [get, create]
 # The checkpoint of a run.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create, patch, update, delete]
+  verbs: [get, create, patch, delete]
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
@@ -31,5 +31,5 @@
 {{- define "celery-operator.leaseRules" -}}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, patch, update]
+  verbs: [get, create, update]
 {{- end }}

@@ -57,7 +57,8 @@ install(app, lease=LEASE_SECONDS)
 
 def task(**declared: Any) -> Callable[[Callable[..., Any]], Any]:
     """Declare a pattern task."""
-    return app.task(base=PatternTask, **declared)  # type: ignore[no-any-return]
+    # Not shared: other applications of the same test process have tasks of these names too.
+    return app.task(base=PatternTask, shared=False, **declared)  # type: ignore[no-any-return]
 
 
 class Flaky(Exception):  # noqa: N818
@@ -239,7 +240,7 @@ def wait_for_cancel() -> None:
         time.sleep(0.02)
 
 
-@app.task(name="collect")  # type: ignore[untyped-decorator]
+@app.task(name="collect", shared=False)  # type: ignore[untyped-decorator]
 def collect(values: list[Any]) -> list[Any]:
     return values
 
