@@ -16,8 +16,10 @@ from support.signals import Signals
 
 SLOTS = 4
 KILLS = 5
-ITEMS = 240
-"""Enough that five leaders have something to do: each has to publish ten more before it is killed in its turn."""
+ITEMS = 400
+SECONDS = 0.5
+"""At most eight items a second, fifty seconds in all: five leaders have something to do even where deleting a pod and
+seeing that it is gone takes several seconds each time. Each publishes ten more before it is killed in its turn."""
 PROGRESS = 10
 FAILPOINT_EXIT = 70
 GIVEN_BACK_SECONDS = 12.0
@@ -43,7 +45,7 @@ def signals(cluster: Cluster) -> Iterator[Signals]:
 
 
 def test_the_leader_is_killed_five_times_in_mid_run(running: Playground, operator: Release) -> None:
-    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=0.2, parallelism=SLOTS))
+    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=SECONDS, parallelism=SLOTS))
     for _ in range(KILLS):
         holder, leader = operator.holder(), operator.leader()
         assert leader is not None
@@ -57,7 +59,7 @@ def test_the_leader_is_killed_five_times_in_mid_run(running: Playground, operato
 def test_a_leader_that_was_stopped_past_its_lease_ends_when_it_is_continued(
     running: Playground, operator: Release, signals: Signals
 ) -> None:
-    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=0.2, parallelism=SLOTS))
+    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=SECONDS, parallelism=SLOTS))
     _await_progress(running, PROGRESS)
     holder, leader = operator.holder(), operator.leader()
     assert leader is not None
