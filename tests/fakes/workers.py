@@ -33,6 +33,9 @@ class SimulatedWorkers:
         self.announcing = True
         self.broker_error: BrokerError | None = None
         self.backend_error: ResultBackendError | None = None
+        self.sendable = asyncio.Event()
+        """Cleared: messages are on their way to the broker, for as long as the test likes."""
+        self.sendable.set()
         self.reads = 0
         self._channels: list[asyncio.Queue[tuple[Announcement, ...]]] = []
 
@@ -54,6 +57,7 @@ class SimulatedWorkers:
     async def publish(self, messages: Sequence[TaskMessage]) -> None:
         if self.broker_error is not None:
             raise self.broker_error
+        await self.sendable.wait()
         self.queue.extend(messages)
         if not self.paused:
             self.run_all()

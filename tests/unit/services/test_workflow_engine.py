@@ -133,6 +133,17 @@ async def test_every_condition_is_there_soon_while_a_task_waits() -> None:
         assert it.status["phase"] in ("Pending", "Running")
 
 
+async def test_a_large_fan_out_shows_itself_before_its_last_message_is_sent() -> None:
+    async with world(add=add) as it:
+        it.workers.sendable.clear()
+        items = {"items": {"range": {"start": 0, "end": 1000}}, "task": task("add", 1, 1)["task"]}
+        it.apply(workflow(dag={"steps": [{"name": "all", "map": items}]}))
+        await it.until(lambda: it.status.get("phase") == "Running")
+        assert it.workers.queue == []
+        it.workers.sendable.set()
+        assert await it.ended() == ("True", "Completed")
+
+
 async def test_what_was_not_announced_is_found_by_the_sweep() -> None:
     async with world(add=add) as it:
         it.workers.announcing = False

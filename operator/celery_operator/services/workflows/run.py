@@ -33,15 +33,9 @@ from celery_operator.services.workflows.checkpoint import (
 from celery_operator.services.workflows.listener import BackendListener
 from celery_operator.services.workflows.outbox import Outbox
 from celery_operator.services.workflows.pace import Pace
+from celery_operator.services.workflows.rounds import Rounds
 from celery_operator.services.workflows.status import FIRST_WRITE_AFTER, WRITE_INTERVAL, StatusWriter
-from celery_operator.services.workflows.sweep import (
-    FIRST_INTERVAL,
-    SLICE,
-    after_progress,
-    next_interval,
-    sweep,
-)
-from celery_operator.services.workflows.unseen import Unseen
+from celery_operator.services.workflows.sweep import FIRST_INTERVAL, after_progress, next_interval, sweep
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +44,10 @@ STALLED_AFTER = timedelta(seconds=30)
 
 TOLERATED = TaskResult(state="SUCCESS", value=None)
 """Stands in a list for an item whose failure was tolerated."""
+
+SHOWN_FIRST = 200
+"""A run that publishes more than this at once shows itself before it does: it cannot end within the moment that a first
+status is put off for, and nobody should wait for the last message to learn that it runs."""
 
 REVOKE_LIMIT = 10_000
 """Most tasks named in one revoke: workers keep them all in memory."""
@@ -121,8 +119,7 @@ class WorkflowRun:
         self._values: dict[str, Any] = {}
         self._unreadable: dict[str, str] = {}
         self._outbox = Outbox(ports.broker, clock=ports.clock, metrics=ports.metrics, reached=ports.reached)
-        self._unseen = Unseen()
-        self._swept_to: tuple[str, int] | None = None
+        self._rounds = Rounds(uid=uid, graph=graph, broker=ports.broker, listener=ports.listener)
         self._reachable = {"broker": Reachability.unknown(), "backend": Reachability.unknown()}
         self._stall: Stall | None = None
         self._checkpoint: Checkpoint | None = None
@@ -238,6 +235,9 @@ class WorkflowRun:
     async def _publish(self, messages: Sequence[TaskMessage]) -> None:
         if self._adopted and messages:
             messages = await self._not_begun(messages)
+        if len(messages) > SHOWN_FIRST and self._ports.writer.written is None:
+            now = self._agenda.status = self._ports.clock.now()
+            self._show(now)
         broker = await self._outbox.send(messages)
         if broker is not None and broker != self._reachable["broker"]:
             self._reachable["broker"], self._news = broker, True
@@ -301,51 +301,22 @@ class WorkflowRun:
     async def _sweep(self, now: datetime) -> None:
         self._news = True
         agenda = self._agenda
-        if self._swept_to is None:
+        if self._rounds.begins:
             agenda.swept = now
-        tasks = list(outstanding(self._graph, self._state, uid=self.uid, limit=SLICE, after=self._swept_to))
-        self._swept_to = (tasks[-1].step, tasks[-1].index) if len(tasks) == SLICE else None
-        try:
-            swept = await sweep(self._ports.listener.backend, tasks, now=now)
-            self._reachable["backend"] = Reachability.up()
-        except ResultBackendError as error:
-            self._reachable["backend"] = Reachability.down(error)
-            self._stall = Stall.store(error)
+        found = await self._rounds.look(self._state, now=now, quiet=now - agenda.progress >= STALLED_AFTER)
+        self._reachable["backend"] = found.backend
+        self._reachable["broker"] = found.broker or self._reachable["broker"]
+        self._stall = found.stall
+        if not found.backend.reachable:
             agenda.sweep = now + FIRST_INTERVAL
             return
-        self._inbox.extend(swept.outcomes)
-        if swept.seen_claims:
-            self._ports.listener.heard_agents = True
-        await self._judge_unseen(swept.never_begun, now)
-        agenda.sweep_interval = next_interval(agenda.sweep_interval)
-        agenda.sweep = now + (timedelta(0) if self._swept_to else self._ports.pace.sweep(agenda.sweep_interval))
-
-    async def _judge_unseen(self, tasks: Sequence[Outstanding], now: datetime) -> None:
-        """Publish again what is gone with the broker's data, and say so if tasks wait and nobody takes them."""
-        if not tasks:
-            self._stall = None
-            self._unseen.clear()
-            return
-        queues = {task.task_id: self._call_of(task.step, task.index).queue for task in tasks}
-        try:
-            waiting = await self._ports.broker.waiting(sorted(set(queues.values())))
-            self._reachable["broker"] = Reachability.up()
-        except BrokerError as error:
-            self._reachable["broker"] = Reachability.down(error)
-            self._stall = Stall.store(error)
-            return
-        # Without agents a task might run twice: it is not known whether a worker has begun it.
-        gone = self._unseen.gone(tasks, queues=queues, waiting=waiting, now=now)
-        if gone and self._ports.listener.heard_agents:
-            log.info("publishing again what nobody has", workflow=str(self.key), tasks=len(gone))
-            self._state = publish_again(self._graph, self._state, gone, uid=self.uid)
+        self._inbox.extend(found.outcomes)
+        if found.gone:
+            log.info("publishing again what nobody has", workflow=str(self.key), tasks=len(found.gone))
+            self._state = publish_again(self._graph, self._state, found.gone, uid=self.uid)
             self._wake.set()
-        starved = sorted({queue for queue in queues.values() if waiting[queue]})
-        quiet = now - self._agenda.progress >= STALLED_AFTER
-        self._stall = Stall.no_workers(starved) if starved and quiet and len(tasks) == self._in_flight() else None
-
-    def _in_flight(self) -> int:
-        return sum(step.active for step in self._state.steps.values())
+        agenda.sweep_interval = next_interval(agenda.sweep_interval)
+        agenda.sweep = now + (timedelta(0) if found.more else self._ports.pace.sweep(agenda.sweep_interval))
 
     # --------------------------------------------------------------------------------------------------- show
 

@@ -1,0 +1,117 @@
+"""The rounds a run makes through what it has published: what was never announced, what is gone, who starves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from celery_operator.domain.errors import BrokerError, ResultBackendError
+from celery_operator.domain.workflows.graph import Graph
+from celery_operator.domain.workflows.lookups import Outstanding, outstanding
+from celery_operator.domain.workflows.plan import Outcome
+from celery_operator.domain.workflows.report import Reachability, Stall
+from celery_operator.domain.workflows.state import RunState
+from celery_operator.services.ports import Broker
+from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.sweep import SLICE, sweep
+from celery_operator.services.workflows.unseen import Unseen
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one look at a slice of the outstanding tasks has shown."""
+
+    backend: Reachability
+    broker: Reachability | None = None
+    """None: it was not asked."""
+    outcomes: tuple[Outcome, ...] = ()
+    gone: tuple[Outstanding, ...] = ()
+    """Neither a worker nor a queue has these any more, and workers guard attempts: they may be published again."""
+    stall: Stall | None = None
+    more: bool = False
+    """Further slices wait to be looked at."""
+
+
+class Rounds:
+    """Looks at the outstanding tasks of one run, a slice at a time.
+
+    Args:
+        uid: The workflow's.
+        graph: Of the run.
+        broker: Says how much waits in a queue.
+        listener: Of the result backend that knows results and claims.
+    """
+
+    def __init__(self, *, uid: str, graph: Graph, broker: Broker, listener: BackendListener) -> None:
+        self._uid = uid
+        self._graph = graph
+        self._broker = broker
+        self._listener = listener
+        self._unseen = Unseen()
+        self._position: tuple[str, int] | None = None
+
+    @property
+    def begins(self) -> bool:
+        """Whether the next slice is the first of a round."""
+        return self._position is None
+
+    async def look(self, state: RunState, *, now: datetime, quiet: bool) -> Round:
+        """Look at the next slice.
+
+        Args:
+            state: Of the run.
+            now: The time.
+            quiet: Whether there has been no progress for so long that starving queues are worth a condition.
+        """
+        found = outstanding(self._graph, state, uid=self._uid, limit=SLICE, after=self._position)
+        tasks = list(found)
+        self._position = (tasks[-1].step, tasks[-1].index) if len(tasks) == SLICE else None
+        try:
+            swept = await sweep(self._listener.backend, tasks, now=now)
+        except ResultBackendError as error:
+            return Round(backend=Reachability.down(error), stall=Stall.store(error))
+        if swept.seen_claims:
+            self._listener.heard_agents = True
+        all_wait = len(swept.never_begun) == sum(step.active for step in state.steps.values())
+        return await self._judge(swept.never_begun, swept.outcomes, state=state, now=now, starving=quiet and all_wait)
+
+    async def _judge(
+        self,
+        never_begun: Sequence[Outstanding],
+        outcomes: tuple[Outcome, ...],
+        *,
+        state: RunState,
+        now: datetime,
+        starving: bool,
+    ) -> Round:
+        """Say which of the tasks that nobody has begun are gone, and which queues nobody serves."""
+        up, more = Reachability.up(), self._position is not None
+        if not never_begun:
+            self._unseen.clear()
+            return Round(backend=up, outcomes=outcomes, more=more)
+        queue_of = self._queues(state)
+        queues = {task.task_id: queue_of(task) for task in never_begun}
+        try:
+            waiting = await self._broker.waiting(sorted(set(queues.values())))
+        except BrokerError as error:
+            down = Reachability.down(error)
+            return Round(backend=up, broker=down, outcomes=outcomes, stall=Stall.store(error), more=more)
+        gone = self._unseen.gone(never_begun, queues=queues, waiting=waiting, now=now)
+        starved = sorted({queue for queue in queues.values() if waiting[queue]})
+        return Round(
+            backend=up,
+            broker=up,
+            outcomes=outcomes,
+            # Without agents a task might run twice: it is not known whether a worker has begun it.
+            gone=tuple(gone) if self._listener.heard_agents else (),
+            stall=Stall.no_workers(starved) if starved and starving else None,
+            more=more,
+        )
+
+    def _queues(self, state: RunState) -> Callable[[Outstanding], str]:
+        def queue_of(task: Outstanding) -> str:
+            count = len(state.steps[task.step].items or b"")
+            return self._graph.by_name[task.step].call_of(task.index, count).queue
+
+        return queue_of
