@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_patterns.resilience.circuit import BUCKETS, CircuitBreaker, CircuitOpen, CircuitSettings, Permit
+from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, Permit
+from celery_patterns.resilience.circuit_settings import BUCKETS
 from patterns.resilience.clocked import ClockedStore
 
 RULES = CircuitSettings(

@@ -13,35 +13,41 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeAlias, TypeVar
 
 from celery_patterns.resilience import circuit_scripts as scripts
+from celery_patterns.resilience.circuit_settings import CircuitSettings
+from celery_patterns.resilience.circuit_state import Change, CircuitState, State, changes, circuits, look
 from celery_patterns.resilience.classification import DEFAULT_RULES, Rules, Throttled, Transient, classify
 from celery_patterns.resilience.http_errors import read_http
 from celery_patterns.store import Store, StoreUnavailable
 from celery_patterns.tasks import errors
+
+__all__ = [
+    "Change",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "CircuitSettings",
+    "CircuitState",
+    "Listener",
+    "Permit",
+    "Result",
+    "State",
+    "changes",
+    "circuits",
+    "judge",
+]
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-State: TypeAlias = Literal["closed", "open", "half_open"]
-
-BUCKETS: Final = 10
-"""The window moves on in tenths."""
-
 STORE_PAUSE_SECONDS: Final = 1.0
 """After the store did not answer, it is not asked again for so long: each question may cost seconds."""
-
-SUBSCRIBE_SECONDS: Final = 5.0
-
-NEVER: Final = 2.0
-"""A rate above 1: it is never reached."""
 
 
 class CircuitOpen(errors.CircuitOpen):
@@ -64,77 +70,6 @@ class Result(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class CircuitSettings:
-    """When a circuit opens and closes. All who use one name should use one setting.
-
-    Raises:
-        ValueError: If a number is out of its range.
-    """
-
-    window_seconds: float = 60.0
-    minimum_calls: int = 20
-    """With fewer calls in the window nothing is concluded."""
-    failure_rate: float = 0.5
-    """Share of failed calls in the window from which the circuit opens."""
-    slow_seconds: float | None = None
-    """Calls that take longer are slow; None: none is."""
-    slow_rate: float = 0.8
-    """Share of slow calls from which the circuit opens."""
-    open_seconds: float = 30.0
-    trials: int = 1
-    """How many trials in a row, one at a time, have to pass before the circuit closes."""
-    trial_seconds: float = 60.0
-    """Lease of a trial: after so long its caller counts as dead. Longer than any healthy call takes."""
-    store_down: Literal["closed", "open"] = "closed"
-    """What the circuit is while its state cannot be read."""
-
-    def __post_init__(self) -> None:
-        for name in ("window_seconds", "open_seconds", "trial_seconds"):
-            if not 0.1 <= getattr(self, name) <= 86_400:
-                raise ValueError(f"{name} must be 0.1 to 86400, got {getattr(self, name)!r}")
-        for name in ("failure_rate", "slow_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)!r}")
-        if self.minimum_calls < 1 or self.trials < 1:
-            raise ValueError(f"minimum_calls and trials must be 1 or more, got {self.minimum_calls} and {self.trials}")
-        if self.slow_seconds is not None and self.slow_seconds <= 0:
-            raise ValueError(f"slow_seconds must be above 0 or None, got {self.slow_seconds!r}")
-        if self.store_down not in ("closed", "open"):
-            raise ValueError(f"store_down must be 'closed' or 'open', got {self.store_down!r}")
-
-    @property
-    def bucket_ms(self) -> int:
-        """Width of one bucket of the window."""
-        return max(1, int(self.window_seconds * 1000 / BUCKETS))
-
-    @property
-    def keep_ms(self) -> int:
-        """How long the circuit is remembered when nobody asks: longer than anything it holds matters."""
-        return int(1000 * (2 * self.window_seconds + self.open_seconds + 2 * self.trial_seconds)) + 60_000
-
-    def allow_arguments(self) -> list[int]:
-        """Return the arguments of ALLOW_CHUNK."""
-        return [int(self.open_seconds * 1000), int(self.trial_seconds * 1000), self.keep_ms]
-
-    def record_arguments(self, generation: int | None, *, failed: bool | None, seconds: float) -> list[Any]:
-        """Return the arguments of RECORD_CHUNK; ``failed`` None: the call says nothing about the dependency."""
-        slow = self.slow_seconds is not None and seconds > self.slow_seconds
-        return [
-            "" if generation is None else generation,
-            2 if failed is None else int(failed),
-            int(slow),
-            self.bucket_ms,
-            BUCKETS,
-            self.minimum_calls,
-            self.failure_rate,
-            NEVER if self.slow_seconds is None else self.slow_rate,
-            self.trials,
-            int(self.open_seconds * 1000),
-            self.keep_ms,
-        ]
-
-
-@dataclass(frozen=True, slots=True)
 class Permit:
     """Leave to make one call; give it back with ``record``."""
 
@@ -144,38 +79,7 @@ class Permit:
     trial: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of a circuit's state, as told to listeners in the process that brought it about."""
-
-    circuit: str
-    before: State
-    after: State
-    reason: str
-
-
 Listener: TypeAlias = Callable[[Change], None]
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitState:
-    """What the store says of a circuit."""
-
-    name: str
-    state: State
-    calls: int = 0
-    failures: int = 0
-    slow: int = 0
-    """The three count the window of a closed circuit."""
-    open_for: float = 0.0
-    """Seconds until an open circuit may be tried."""
-    since: float | None = None
-    """Seconds in this state; None: it has never changed, or that is forgotten."""
-    forced: bool = False
-    reason: str = ""
-    trial: str = ""
-    """Who tries, in half open."""
-    generation: int = 0
 
 
 def judge(error: BaseException | None, rules: Rules = DEFAULT_RULES) -> bool | None:
@@ -241,14 +145,10 @@ class CircuitBreaker:
             self._ask_again_at = time.monotonic() + STORE_PAUSE_SECONDS
             logger.warning("the circuit %r counts as %s: %s", self.name, self.settings.store_down, error)
             return self._without_store(holder)
-        return self.read_allowed(holder, reply)
+        return self._permit(holder, reply)
 
-    def read_allowed(self, holder: str, reply: Any) -> Permit:
-        """Read what ALLOW_CHUNK returned.
-
-        Raises:
-            CircuitOpen: If it refused.
-        """
+    def _permit(self, holder: str, reply: Any) -> Permit:
+        """Read what ALLOW returned; raise CircuitOpen if it refused."""
         refused, generation, wait_ms, trial = (int(number) for number in reply)
         if refused:
             raise CircuitOpen(self.name, wait_ms / 1000)
@@ -319,8 +219,7 @@ class CircuitBreaker:
         Raises:
             StoreUnavailable: If it cannot be read.
         """
-        reply = self._store.run(scripts.LOOK, [self.key], ["", BUCKETS])
-        return read_state(self.name, reply)
+        return look(self._store, self.name)
 
     def force_open(self, seconds: float, reason: str = "opened by hand") -> None:
         """Open the circuit for so long, whatever it is; a trial follows.
@@ -368,63 +267,3 @@ class CircuitBreaker:
                 listener(change)
             except Exception:
                 logger.exception("a listener of the circuit %r failed", self.name)
-
-
-def read_state(name: str, reply: Any) -> CircuitState:
-    """Read what LOOK_CHUNK returned."""
-    state, generation, calls, failures, slow, left, since, forced, reason, trial = reply
-    return CircuitState(
-        name=name,
-        state=state.decode(),
-        calls=int(calls),
-        failures=int(failures),
-        slow=int(slow),
-        open_for=int(left) / 1000,
-        since=None if int(since) < 0 else int(since) / 1000,
-        forced=bool(forced),
-        reason=reason.decode(),
-        trial=trial.decode(),
-        generation=int(generation),
-    )
-
-
-@contextmanager
-def changes(store: Store) -> Iterator[Callable[[float], Change | None]]:
-    """Listen to the changes of all circuits of a store, whichever process brings them about.
-
-    Gives a function that waits up to so many seconds for the next change. What happens while nobody listens is not
-    kept: the circuits' states are (``CircuitBreaker.state``).
-
-    Raises:
-        StoreUnavailable: If the store does not answer; also from the function.
-    """
-    pattern = store.key("circuit", "*") + ":changes"
-    begin, end = store.key("circuit", ""), ":changes"
-    listening = store.client.pubsub(ignore_subscribe_messages=True)
-    store.call(listening.psubscribe, pattern.replace("[", r"\["))
-    store.call(listening.get_message, timeout=SUBSCRIBE_SECONDS)  # the answer to that: from here on nothing is missed
-
-    def heard(seconds: float) -> Change | None:
-        message = store.call(listening.get_message, timeout=seconds)
-        if message is None:
-            return None
-        name = message["channel"].decode().removeprefix(begin).removesuffix(end)
-        before, after, reason = message["data"].decode().split(" ", 2)
-        return Change(name, before, after, reason)
-
-    try:
-        yield heard
-    finally:
-        listening.close()
-
-
-def circuits(store: Store) -> list[CircuitState]:
-    """Return the states of all circuits that are in use or open, by name.
-
-    Raises:
-        StoreUnavailable: If the store does not answer.
-    """
-    begin = store.key("circuit", "")
-    found: list[bytes] = store.call(lambda: list(store.client.scan_iter(match=f"{begin}*", count=500)))
-    names = sorted({key.decode().removeprefix(begin) for key in found})
-    return [CircuitBreaker(store, name).state() for name in names]

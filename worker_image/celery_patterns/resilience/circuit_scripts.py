@@ -170,6 +170,5 @@ state (-1: unknown), forced, reason, who tries}."""
 
 ALLOW: Final = standalone(ALLOW_CHUNK, "circuit allow")
 RECORD: Final = standalone(RECORD_CHUNK, "circuit record")
-GIVE_BACK: Final = standalone(GIVE_BACK_CHUNK, "circuit give back")
 FORCE: Final = standalone(FORCE_CHUNK, "circuit force")
 LOOK: Final = standalone(LOOK_CHUNK, "circuit look")
