@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from celery_patterns.store import StoreSettings
 from celery_patterns.store.leases import KEEP_MS, RELEASE
 from celery_patterns.tasks import PatternTask, Progress, composition, install
-from celery_patterns.tasks.batching import _ADD, _SETTLE, _TAKE
+from celery_patterns.tasks.batch_scripts import ADD, SETTLE, TAKE
 from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.policy import Call
 from patterns.resilience.clocked import ClockedStore
@@ -65,7 +65,7 @@ class Stage:
         self.open: set[str] = set()
 
     def add(self, item: str) -> None:
-        self.store.run(_ADD, self.keys, [item, ITEMS[item], MOST, MOST_BYTES, KEEP_MS, 1_000])
+        self.store.run(ADD, self.keys, [item, ITEMS[item], MOST, MOST_BYTES, KEEP_MS, 1_000])
         self.open.add(item)
 
     def take(self) -> None:
@@ -75,7 +75,7 @@ class Stage:
         self.begun[call.holder] = self.store.now_ms + 3_000
         held = {item for item, holder in self.taken().items() if self.begun[holder] > self.store.now_ms}
         arguments: list[Any] = [self.store.key("task", ""), call.holder, MOST, MOST_BYTES, KEEP_MS]
-        waiting, _, raw = self.store.run(_TAKE, self.keys, arguments)
+        waiting, _, raw = self.store.run(TAKE, self.keys, arguments)
         got = [task_id.decode() for task_id, _, _ in raw]
         assert not held & set(got), "taken from one that lives"
         assert len(got) <= MOST
@@ -92,7 +92,7 @@ class Stage:
         arguments: list[Any] = [call.holder, KEEP_MS]
         for item, verdict in zip(got, verdicts, strict=False):
             arguments += (item, verdict)
-        lost, _ = self.store.run(_SETTLE, self.keys, arguments)
+        lost, _ = self.store.run(SETTLE, self.keys, arguments)
         told = dict(zip(got, verdicts, strict=False))
         assert lost == len([item for item in told if item not in ours])
         self.open -= {item for item, verdict in told.items() if verdict == "done" and item in ours}

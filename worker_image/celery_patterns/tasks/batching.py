@@ -23,9 +23,7 @@ from celery.canvas import maybe_signature
 from celery.exceptions import Ignore
 from typing_extensions import override
 
-from celery_patterns.store import Script
-from celery_patterns.store.leases import ALIVE
-from celery_patterns.store.script import CLOCK
+from celery_patterns.tasks import batch_scripts as scripts
 from celery_patterns.tasks import keys, options
 from celery_patterns.tasks.context import TaskContext, current_context
 from celery_patterns.tasks.policy import PolicyError
@@ -37,112 +35,6 @@ logger = logging.getLogger(__name__)
 
 KEEP_MS = 7 * 86_400_000
 """How long items are kept that nobody works off."""
-
-_ADD = Script(
-    CLOCK
-    + """
-local new = redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
-if new == 1 then
-  redis.call('ZADD', KEYS[2], now_us, ARGV[1])
-  redis.call('HINCRBY', KEYS[4], 'bytes', #ARGV[2])
-end
-for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
-local waiting, bytes = redis.call('ZCARD', KEYS[2]), tonumber(redis.call('HGET', KEYS[4], 'bytes') or '0')
-if waiting >= tonumber(ARGV[3]) or bytes >= tonumber(ARGV[4]) then
-  if tonumber(redis.call('HGET', KEYS[4], 'urgent') or '0') > now then return 0 end
-  redis.call('HSET', KEYS[4], 'urgent', num(now + 1000))
-  return 2
-end
-local promised = tonumber(redis.call('HGET', KEYS[4], 'promised') or '0')
-if promised > now then return 0 end
-redis.call('HSET', KEYS[4], 'promised', num(now + tonumber(ARGV[6])))
-return 1
-""",
-    "batch:add",
-)
-"""KEYS: items, waiting, taken, state. ARGV: id, item, items for a flush, bytes for a flush, keep (ms), how long a flush
-that was promised is waited for (ms). Returns 2 flush now, 1 promise a flush, 0 one is promised."""
-
-_TAKE = Script(
-    CLOCK
-    + "local TASKS, HOLDER = ARGV[1], ARGV[2]\n"
-    + ALIVE
-    + """
-local reclaimed = 0
-local taken = redis.call('HGETALL', KEYS[3])
-for i = 1, #taken, 2 do
-  if not alive(taken[i + 1]) then
-    redis.call('HDEL', KEYS[3], taken[i])
-    if redis.call('HEXISTS', KEYS[1], taken[i]) == 1 then
-      redis.call('ZADD', KEYS[2], 0, taken[i])
-      redis.call('HINCRBY', KEYS[4], 'bytes', #redis.call('HGET', KEYS[1], taken[i]))
-      reclaimed = reclaimed + 1
-    end
-  end
-end
-local batch, bytes = {}, 0
-local ids = redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[3]) - 1)
-for _, id in ipairs(ids) do
-  local item = redis.call('HGET', KEYS[1], id)
-  if not item then
-    redis.call('ZREM', KEYS[2], id)
-  else
-    local alone = redis.call('HEXISTS', KEYS[4], 'alone:' .. id) == 1
-    if #batch > 0 and (alone or bytes + #item > tonumber(ARGV[4])) then break end
-    bytes = bytes + #item
-    redis.call('ZREM', KEYS[2], id)
-    redis.call('HSET', KEYS[3], id, HOLDER)
-    redis.call('HINCRBY', KEYS[4], 'bytes', -#item)
-    batch[#batch + 1] = {id, item, redis.call('HINCRBY', KEYS[4], 'tries:' .. id, 1)}
-    if alone then break end
-  end
-end
-redis.call('HDEL', KEYS[4], 'promised', 'urgent')
-for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
-return {redis.call('ZCARD', KEYS[2]), reclaimed, batch}
-""",
-    "batch:take",
-)
-"""KEYS as above. ARGV: beginning of task hashes, holder, most items, most bytes, keep (ms).
-Returns {items that still wait, items taken back from the dead, {id, item, tries} of each}."""
-
-_SETTLE = Script(
-    CLOCK
-    + """
-local lost = 0
-for i = 3, #ARGV, 2 do
-  local id, verdict = ARGV[i], ARGV[i + 1]
-  if redis.call('HGET', KEYS[3], id) ~= ARGV[1] then
-    lost = lost + 1
-  else
-    redis.call('HDEL', KEYS[3], id)
-    if verdict == 'done' then
-      redis.call('HDEL', KEYS[1], id)
-      redis.call('HDEL', KEYS[4], 'tries:' .. id, 'alone:' .. id)
-    else
-      if verdict == 'alone' then redis.call('HSET', KEYS[4], 'alone:' .. id, '1') end
-      redis.call('ZADD', KEYS[2], now_us, id)
-      redis.call('HINCRBY', KEYS[4], 'bytes', #redis.call('HGET', KEYS[1], id))
-    end
-  end
-end
-for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
-return {lost, redis.call('ZCARD', KEYS[2])}
-""",
-    "batch:settle",
-)
-"""KEYS as above. ARGV: holder, keep (ms), then id and done | again | alone of each.
-Returns {items that were not ours any more, items that wait}."""
-
-_HOLD = Script(
-    """
-local ours = {}
-for i = 2, #ARGV do if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] then ours[#ours + 1] = ARGV[i] end end
-return ours
-""",
-    "batch:hold",
-)
-"""KEYS: taken. ARGV: holder, ids. Returns the ids that it still holds."""
 
 
 @dataclass(slots=True)
@@ -297,7 +189,7 @@ class _Flusher:
         settings = self._settings
         patience = int((settings.wait_seconds + task.lease_seconds) * 1000)
         arguments = [request.id, item, settings.max_items, settings.most_bytes, KEEP_MS, patience]
-        verdict = task.patterns.store.run(_ADD, self._keys(key), arguments)
+        verdict = task.patterns.store.run(scripts.ADD, self._keys(key), arguments)
         if verdict:
             countdown = None if verdict == 2 else settings.wait_seconds
             self._ask_for_flush(key, request, countdown)
@@ -309,7 +201,7 @@ class _Flusher:
         store, settings = self.flush_task.patterns.store, self._settings
         holder = context.call.holder
         arguments = [store.key("task", ""), holder, settings.max_items, settings.most_bytes, KEEP_MS]
-        waiting, reclaimed, raw = store.run(_TAKE, self._keys(key), arguments)
+        waiting, reclaimed, raw = store.run(scripts.TAKE, self._keys(key), arguments)
         if reclaimed:
             logger.warning("%s: %d items were taken back from a worker that died", self._name, reclaimed)
         items = [_item(*record) for record in raw]
@@ -345,7 +237,7 @@ class _Flusher:
         """Store the results, then forget the items: a worker that dies in between leaves them to be done again."""
         store = self.flush_task.patterns.store
         arguments: list[Any] = [holder, KEEP_MS]
-        held = store.run(_HOLD, [self._keys(key)[2]], [holder, *(item.id for item in batch.items)])
+        held = store.run(scripts.HOLD, [self._keys(key)[2]], [holder, *(item.id for item in batch.items)])
         ours = {task_id.decode() for task_id in held}
         if len(ours) < len(batch.items):
             logger.warning("%s: %d items were taken over by another worker", self._name, len(batch) - len(ours))
@@ -356,7 +248,7 @@ class _Flusher:
                 arguments += (item.id, "done")
             else:
                 arguments += (item.id, verdict.value or "again")
-        _, waiting = store.run(_SETTLE, self._keys(key), arguments)
+        _, waiting = store.run(scripts.SETTLE, self._keys(key), arguments)
         if waiting:
             self._ask_for_flush(key, self.flush_task.request, self._settings.wait_seconds)
 
