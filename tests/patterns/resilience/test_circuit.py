@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_patterns.resilience.circuit import Change, CircuitBreaker, CircuitOpen, CircuitSettings, Permit, changes
+from celery_patterns.resilience.circuit import (
+    Change,
+    CircuitBreaker,
+    CircuitOpen,
+    CircuitSettings,
+    Permit,
+    changes,
+    circuits,
+)
 from celery_patterns.store import Store, StoreSettings, StoreUnavailable
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer, eventually, redis_server
@@ -129,6 +137,20 @@ def test_changes_are_heard_by_all_who_listen(clocked: ClockedStore) -> None:
         Change("payments", "half_open", "closed", "1 trial(s) passed"),
         Change("payments", "closed", "open", "by hand"),
     ]
+
+
+def test_a_prefix_that_would_be_a_pattern_is_taken_at_its_word(redis: RedisServer) -> None:
+    """As another application's circuits would be shown and heard otherwise, or one's own not."""
+    with Celery("test", set_as_current=False) as app:
+        mine, other = (Store(app, StoreSettings(url=redis.url(3), prefix=each)) for each in ("a[1]\\*", "a[1]\\b"))
+        mine.client.flushall()
+        with changes(mine) as heard:
+            for store in (other, mine):
+                circuit_of(store).force_open(60, "by hand")
+            assert [heard(5), heard(0.1)] == [Change("payments", "closed", "open", "by hand"), None]
+        assert [(state.name, state.state) for state in circuits(mine)] == [("payments", "open")]
+        mine.close()
+        other.close()
 
 
 def test_as_many_trials_as_wanted_have_to_pass_one_at_a_time(clocked: ClockedStore) -> None:

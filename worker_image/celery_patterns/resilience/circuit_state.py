@@ -81,10 +81,9 @@ def changes(store: Store) -> Iterator[Callable[[float], Change | None]]:
     Raises:
         StoreUnavailable: If the store does not answer; also from the function.
     """
-    pattern = store.key("circuit", "*") + ":changes"
     begin, end = store.key("circuit", ""), ":changes"
     listening = store.client.pubsub(ignore_subscribe_messages=True)
-    store.call(listening.psubscribe, pattern.replace("[", r"\["))
+    store.call(listening.psubscribe, store.pattern("circuit") + end)
     store.call(listening.get_message, timeout=SUBSCRIBE_SECONDS)  # the answer to that: from here on nothing is missed
 
     def heard(seconds: float) -> Change | None:
@@ -108,6 +107,6 @@ def circuits(store: Store) -> list[CircuitState]:
         StoreUnavailable: If the store does not answer.
     """
     begin = store.key("circuit", "")
-    found: list[bytes] = store.call(lambda: list(store.client.scan_iter(match=f"{begin}*", count=500)))
+    found: list[bytes] = store.call(lambda: list(store.client.scan_iter(match=store.pattern("circuit"), count=500)))
     names = sorted({key.decode().removeprefix(begin) for key in found})
     return [look(store, name) for name in names]

@@ -58,6 +58,10 @@ class Store:
         """Return the key of one thing: ``{<prefix>}:<kind>:<name>``."""
         return names.key(self.settings.prefix, kind, name)
 
+    def pattern(self, kind: str) -> str:
+        """Return the pattern (of SCAN and PSUBSCRIBE) of all keys of one kind."""
+        return names.pattern(self.settings.prefix, kind)
+
     @property
     def client(self) -> Any:
         """The redis client of this process (bytes out). It connects when it is first used.

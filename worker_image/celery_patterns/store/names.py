@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 LONGEST = 200
 """Characters of a name that are kept as they are; longer ones end in a hash, so that keys stay small and readable."""
 
 _HASH_CHARACTERS = 32
 
+_SPECIAL = re.compile(r"[\\*?\[\]]")
+"""Characters that mean something in a Redis pattern."""
+
 
 def key(prefix: str, kind: str, name: str) -> str:
     """Return the key of one thing. The braces put all keys of a prefix into one slot of a Redis Cluster."""
     return f"{{{prefix}}}:{kind}:{shorten(name)}"
+
+
+def pattern(prefix: str, kind: str) -> str:
+    """Return the Redis pattern of the keys of one kind, whatever characters the prefix has."""
+    return _SPECIAL.sub(r"\\\g<0>", key(prefix, kind, "")) + "*"
 
 
 def shorten(name: str) -> str:
