@@ -267,6 +267,20 @@ BAD = (
         "url must not contain a user or password",
     ),
     wrong("no URL at all", app({}), "spec.connection.broker", "set exactly one of url and urlFrom"),
+    wrong(
+        "a lease that is too short",
+        pool({"app": {**APP, "recovery": {"leaseSeconds": 5}}}),
+        "spec.app.recovery.leaseSeconds",
+        "must be at least 10, not 5",
+        "should be greater than or equal to 10",
+    ),
+    wrong(
+        "more deliveries than anybody wants",
+        pool({"app": {**APP, "recovery": {"maxDeliveries": 101}}}),
+        "spec.app.recovery.maxDeliveries",
+        "must be at most 100, not 101",
+        "should be less than or equal to 100",
+    ),
     wrong_deep_down(
         "an unknown field two levels down",
         workflow({"chain": [{"group": [{"tsak": ADD}]}]}),

@@ -271,6 +271,8 @@ ENV_AGENT_LEASE = "CELERY_AGENT_LEASE_SECONDS"
 """Redis brokers: seconds after which the messages of a killed worker are back in their queues."""
 LEASED_SUFFIX = ":leased"
 """What workers with such a lease hold is listed under kombu's ``unacked`` and ``unacked_index`` with this appended."""
+ENV_MAX_DELIVERIES = "CELERY_PATTERNS_MAX_DELIVERIES"
+"""How often a message is delivered that kills whatever runs it, before it becomes a dead letter."""
 ENV_POOL = "CELERY_OPERATOR_POOL"
 """``namespace/name`` of the pool the worker belongs to (labels its logs and metrics)."""
 

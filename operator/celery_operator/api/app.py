@@ -50,6 +50,17 @@ class Connection(ApiModel):
     """Workflows need one (Redis); pools can do without."""
 
 
+class Recovery(ApiModel):
+    """What becomes of tasks whose worker is killed. Kept by the agent in the workers."""
+
+    lease_seconds: Annotated[int, Field(ge=10, le=3600)] = 30
+    """Redis: how long a killed worker's messages stay its own before they go back to their queues. RabbitMQ gives them
+    back when the worker's connection closes."""
+    max_deliveries: Annotated[int, Field(ge=1, le=100)] | None = None
+    """How often a message is delivered whose task kills whatever runs it, before it becomes a dead letter. Unset: what
+    the application sets as ``patterns_max_deliveries``, else 5."""
+
+
 class AppSpec(ApiModel):
     """What operator and workers have to know about a Celery application."""
 
@@ -60,6 +71,7 @@ class AppSpec(ApiModel):
         "celery_patterns.examples.app:app"
     )
     """What ``celery -A`` gets: ``module:attribute``."""
+    recovery: Recovery = Recovery()
 
 
 class AppStatus(ApiModel):

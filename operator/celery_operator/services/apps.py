@@ -79,7 +79,13 @@ class AppResolver:
         if spec.connection.result_backend is not None:
             path = f"{connection}.resultBackend"
             backend = await self._endpoint(namespace, spec.connection.result_backend, path, Reason.UNSUPPORTED_BACKEND)
-        return ResolvedApp(broker=broker, result_backend=backend, application=spec.application, image=spec.image)
+        return ResolvedApp(
+            broker=broker,
+            result_backend=backend,
+            application=spec.application,
+            image=spec.image,
+            recovery=spec.recovery,
+        )
 
     async def _endpoint(self, namespace: str, endpoint: Endpoint, where: str, unsupported: Reason) -> ResolvedEndpoint:
         if endpoint.url is not None and endpoint.url_from is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_operator.api.app import AppSpec, SecretKeyRef
+from celery_operator.api.app import AppSpec, Recovery, SecretKeyRef
 from celery_operator.api.conditions import Reason
 from celery_operator.api.model import NamedRef
 from celery_operator.domain.errors import BrokerError, ResultBackendError, SpecError
@@ -45,14 +45,17 @@ async def refusal(*objects: dict[str, Any]) -> SpecError:
 
 
 async def test_an_app_with_a_secret() -> None:
+    recovery = {"leaseSeconds": 10, "maxDeliveries": 3}
     app = await resolve(
-        celery_app(backend={"url": "redis://redis/1"}, image="shop:1", application="shop:app"), secret()
+        celery_app(backend={"url": "redis://redis/1"}, image="shop:1", application="shop:app", recovery=recovery),
+        secret(),
     )
     assert app == ResolvedApp(
         broker=ResolvedEndpoint(URL, SecretKeyRef(name="shop", key="broker")),
         result_backend=ResolvedEndpoint("redis://redis/1"),
         application="shop:app",
         image="shop:1",
+        recovery=Recovery(lease_seconds=10, max_deliveries=3),
     )
     assert (app.broker_url, app.require_backend()) == (URL, "redis://redis/1")
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_patterns import protocol
 from celery_patterns.tasks import options
 
 ENV_FAILURES = "CELERY_PATTERNS_DEAD_LETTERS"
 ENV_PLACE = "CELERY_PATTERNS_DEAD_LETTERS_ON"
-ENV_DELIVERIES = "CELERY_PATTERNS_MAX_DELIVERIES"
+ENV_DELIVERIES = protocol.ENV_MAX_DELIVERIES
 ENV_BYTES = "CELERY_PATTERNS_MAX_MESSAGE_BYTES"
 ENV_RETENTION = "CELERY_PATTERNS_DEAD_LETTER_RETENTION"
 ENV_LONGEST = "CELERY_PATTERNS_DEAD_LETTER_LIMIT"

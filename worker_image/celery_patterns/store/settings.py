@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_patterns import protocol
 from celery_patterns.store.errors import StoreNotConfigured
 
 ENV_URL = "CELERY_PATTERNS_STORE_URL"
@@ -54,14 +55,15 @@ class StoreSettings:
     def of(cls, conf: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> StoreSettings:
         """Read ``patterns_store_url``, ``patterns_prefix``, ``patterns_lease_seconds`` and ``patterns_blob_url``.
 
-        The environment (CELERY_PATTERNS_...) wins over the application's configuration.
+        The environment (CELERY_PATTERNS_...) wins over the application's configuration. Where neither names a lease it
+        is LEASE_SECONDS, or the agent's lease of messages if that is shorter.
 
         Raises:
             ValueError: If a value is not of its form; the message names it.
         """
-        lease: Any = environment.get(ENV_LEASE) or conf.get("patterns_lease_seconds") or LEASE_SECONDS
+        lease: Any = environment.get(ENV_LEASE) or conf.get("patterns_lease_seconds")
         try:
-            lease = float(lease)
+            lease = float(lease or min(LEASE_SECONDS, _message_lease(environment)))
         except (TypeError, ValueError):
             raise ValueError(f"{ENV_LEASE}: expected a number of seconds, got {lease!r}") from None
         return cls(
@@ -70,6 +72,18 @@ class StoreSettings:
             lease_seconds=lease,
             blob_url=environment.get(ENV_BLOB) or conf.get("patterns_blob_url") or None,
         )
+
+
+def _message_lease(environment: Mapping[str, str]) -> float:
+    """Return for how long a killed worker's messages stay away: one that is back must not find itself held by the dead.
+
+    A text that is no such number is the agent's to refuse.
+    """
+    try:
+        seconds = float(environment.get(protocol.ENV_AGENT_LEASE) or LEASE_SECONDS)
+    except ValueError:
+        return LEASE_SECONDS
+    return seconds if seconds > 0 else LEASE_SECONDS
 
 
 def store_url(settings: StoreSettings, conf: Any) -> str | None:

@@ -19,6 +19,7 @@ from celery_patterns.protocol import (
     ENV_AGENT_LEASE,
     ENV_AGENT_PORT,
     ENV_AGENT_TOKEN_FILE,
+    ENV_MAX_DELIVERIES,
     ENV_POOL,
     PATH_LIVE,
     PATH_READY,
@@ -29,9 +30,6 @@ from celery_patterns.protocol import (
 
 GRACE_SECONDS: Final = 30
 """What the pod's grace period has beyond the drain: Celery's own warm shutdown after it."""
-
-LEASE_SECONDS: Final = 30
-"""How long a killed worker's messages stay its own on a Redis broker; a template's variable may set another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +190,18 @@ def _container(spec: WorkerPoolSpec, app: ResolvedApp, pool: PoolIdentity, defau
     }
     if has_agent(spec):
         _add_agent(container, spec)
-        if app.broker_is_redis:
-            container["env"].append({"name": ENV_AGENT_LEASE, "value": str(LEASE_SECONDS)})
+        container["env"] += _recovery(app)
     return container
+
+
+def _recovery(app: ResolvedApp) -> list[dict[str, str]]:
+    """Return the variables that say what becomes of a killed worker's tasks; what is unset the application says."""
+    env = []
+    if app.broker_is_redis:
+        env.append({"name": ENV_AGENT_LEASE, "value": str(app.recovery.lease_seconds)})
+    if app.recovery.max_deliveries is not None:
+        env.append({"name": ENV_MAX_DELIVERIES, "value": str(app.recovery.max_deliveries)})
+    return env
 
 
 def _injector(image: str) -> dict[str, Any]:

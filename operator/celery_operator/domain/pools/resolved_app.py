@@ -7,7 +7,7 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_operator.api.app import SecretKeyRef
+from celery_operator.api.app import Recovery, SecretKeyRef
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import SpecError
 
@@ -48,6 +48,7 @@ class ResolvedApp:
     result_backend: ResolvedEndpoint | None
     application: str
     image: str | None = None
+    recovery: Recovery = field(default_factory=Recovery)
 
     @property
     def broker_url(self) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_operator.api.app import SecretKeyRef
+from celery_operator.api.app import Recovery, SecretKeyRef
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import SpecError
 from celery_operator.domain.pools.manifests import PoolIdentity, token_secret, with_replicas, worker_deployment
@@ -18,6 +19,7 @@ from fakes.pools import pool_spec
 
 POOL = PoolIdentity("data", "etl", "6f4a")
 SECRET = SecretKeyRef(name="shop", key="broker")
+RECOVERY = {"CELERY_AGENT_LEASE_SECONDS", "CELERY_PATTERNS_MAX_DELIVERIES"}
 
 
 def app(url: str = "redis://:pa55@redis/0", image: str | None = None) -> ResolvedApp:
@@ -102,10 +104,47 @@ def test_an_injected_agent_comes_from_the_bundled_image_and_changes_nothing_of_t
     assert "PYTHONPATH" not in {variable["name"] for variable in worker["env"]}, "the image's own would be lost"
 
 
-@pytest.mark.parametrize(("broker", "leased"), [("redis://redis/0", True), ("amqp://rabbitmq//", False)])
-def test_only_redis_needs_a_lease_and_a_template_may_set_another(broker: str, *, leased: bool) -> None:
-    [worker] = deployment(resolved=app(url=broker))["spec"]["template"]["spec"]["containers"]
-    assert ("CELERY_AGENT_LEASE_SECONDS" in {variable["name"] for variable in worker["env"]}) is leased
+REDIS, RABBITMQ = "redis://redis/0", "amqp://rabbitmq//"
+
+
+@pytest.mark.parametrize(
+    ("broker", "recovery", "expected"),
+    [
+        (REDIS, Recovery(), {"CELERY_AGENT_LEASE_SECONDS": "30"}),
+        (
+            REDIS,
+            Recovery(lease_seconds=10, max_deliveries=3),
+            {"CELERY_AGENT_LEASE_SECONDS": "10", "CELERY_PATTERNS_MAX_DELIVERIES": "3"},
+        ),
+        (RABBITMQ, Recovery(), {}),
+        (RABBITMQ, Recovery(lease_seconds=10, max_deliveries=3), {"CELERY_PATTERNS_MAX_DELIVERIES": "3"}),
+    ],
+    ids=["redis", "redis-set", "rabbitmq", "rabbitmq-set"],
+)
+def test_workers_are_told_what_becomes_of_tasks_whose_worker_is_killed(
+    broker: str, recovery: Recovery, expected: dict[str, str]
+) -> None:
+    """RabbitMQ knows no lease, and what is unset is left to the application."""
+    env = container(resolved=replace(app(url=broker), recovery=recovery))["env"]
+    assert {each["name"]: each["value"] for each in env if each["name"] in RECOVERY} == expected
+
+
+def test_a_stock_image_is_told_nothing_of_recovery() -> None:
+    resolved = replace(app(), recovery=Recovery(max_deliveries=3))
+    names = {each["name"] for each in container(resolved=resolved, worker={"agent": "None"})["env"]}
+    assert not names & RECOVERY
+
+
+def test_another_recovery_rolls_the_pods() -> None:
+    changed = replace(app(), recovery=Recovery(lease_seconds=10))
+    hashes = {
+        manifest["metadata"]["annotations"][ANNOTATION_MANIFEST_HASH]
+        for manifest in (deployment(), deployment(resolved=changed))
+    }
+    assert len(hashes) == 2
+
+
+def test_a_template_may_say_otherwise_for_one_pool() -> None:
     own = {"name": "CELERY_AGENT_LEASE_SECONDS", "value": "10"}
     assert own in container({"spec": {"containers": [{"name": "worker", "env": [own]}]}})["env"]
 

@@ -188,6 +188,23 @@ def test_the_environment_wins_over_the_application() -> None:
         StoreSettings.of(conf, {"CELERY_PATTERNS_LEASE_SECONDS": "long"})
 
 
+@pytest.mark.parametrize(
+    ("conf", "environment", "lease"),
+    [
+        ({}, {}, 30),
+        ({}, {"CELERY_AGENT_LEASE_SECONDS": "10"}, 10),
+        ({}, {"CELERY_AGENT_LEASE_SECONDS": "600"}, 30),
+        ({}, {"CELERY_AGENT_LEASE_SECONDS": "soon"}, 30),
+        ({"patterns_lease_seconds": 20}, {"CELERY_AGENT_LEASE_SECONDS": "10"}, 20),
+        ({}, {"CELERY_PATTERNS_LEASE_SECONDS": "45", "CELERY_AGENT_LEASE_SECONDS": "10"}, 45),
+    ],
+)
+def test_what_a_dead_worker_held_is_free_when_its_messages_are_back(
+    conf: dict[str, Any], environment: dict[str, str], lease: float
+) -> None:
+    assert StoreSettings.of(conf, environment).lease_seconds == lease
+
+
 def test_without_any_redis_the_store_says_what_to_set() -> None:
     with (
         Celery("x", broker="amqp://guest@localhost//", set_as_current=False) as app,
