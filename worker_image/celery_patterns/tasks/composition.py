@@ -37,21 +37,19 @@ end
 """
 
 _TAKE = """
-local record = redis.call('HMGET', TASK, 'token', 'until')
+local record = redis.call('HMGET', TASK, 'token', 'until', 'deliveries', 'checkpoint', 'outcome')
 if record[1] and record[1] ~= TOKEN then
   local left = tonumber(record[2] or '0') - now
   if left > 0 then return {-1, left, now} end
 end
-local deliveries
-if record[1] == TOKEN then
-  deliveries = tonumber(redis.call('HGET', TASK, 'deliveries') or '1')
-else
-  deliveries = redis.call('HINCRBY', TASK, 'deliveries', 1)
-end
+local ended, restored = record[5], record[4]
+local counted = record[1] == TOKEN and record[2] ~= '0'
+local deliveries = ended and 0 or tonumber(record[3] or '0')
+if not counted then deliveries = deliveries + 1 end
 redis.call('HSET', TASK, 'token', TOKEN, 'until', num(now + LEASE), 'worker', ARGV[7])
 redis.call('PEXPIRE', TASK, KEEP)
-local restored = redis.call('HGET', TASK, 'checkpoint')
 """
+"""``counted``: this delivery asks again, since its first answer was lost on the way, and is counted already."""
 
 _ASK = """
 local answer, parts = {0, deliveries, now, restored}, {}
@@ -65,15 +63,22 @@ for i, step in ipairs(steps) do
       if steps[j][2] then steps[j][2](parts[j][1], parts[j][2]) end
     end
     redis.call('HSET', TASK, 'until', '0')
-    if redis.call('HINCRBY', TASK, 'deliveries', -1) <= 0 and redis.call('HEXISTS', TASK, 'seen') == 0 then
+    if counted then redis.call('HINCRBY', TASK, 'deliveries', -1) end
+    local kept = redis.call('HMGET', TASK, 'deliveries', 'seen', 'cancel', 'checkpoint')
+    if tonumber(kept[1] or '0') <= 0 and not kept[2] and not kept[3] and not kept[4] then
       redis.call('DEL', TASK)
+    elseif ended then
+      redis.call('PEXPIRE', TASK, ARGV[8])
     end
     answer[1] = i
     return answer
   end
 end
+if ended then redis.call('HDEL', TASK, 'done', 'total', 'note', 'at', 'seen', 'outcome') end
+redis.call('HSET', TASK, 'deliveries', deliveries)
 return answer
 """
+"""A wish to stop and a checkpoint outlive a delivery that a policy sends away. What runs after its end begins anew."""
 
 _SETTLE = """
 local mine = redis.call('HGET', TASK, 'token') == TOKEN
@@ -89,7 +94,7 @@ if mine then
   else
     redis.call('HSET', TASK, 'until', '0')
     if ended then
-      redis.call('HDEL', TASK, 'checkpoint')
+      redis.call('HDEL', TASK, 'checkpoint', 'cancel')
       redis.call('HSET', TASK, 'outcome', OUTCOME)
       redis.call('PEXPIRE', TASK, ARGV[8])
     else

@@ -16,8 +16,8 @@ from celery_patterns.store.leases import KEEP_MS
 from celery_patterns.store.script import CLOCK
 
 _MINE = """
-local token = redis.call('HGET', KEYS[1], 'token')
-if token and token ~= ARGV[1] then return 0 end
+local record = redis.call('HMGET', KEYS[1], 'token', 'outcome')
+if record[2] or (record[1] and record[1] ~= ARGV[1]) then return 0 end
 """
 
 _PROGRESS = Script(
@@ -32,7 +32,8 @@ return 1
 """,
     "progress",
 )
-"""ARGV: token, done, total ('' if unknown), note, keep (ms). Returns 0 another execution's, 1 written, 2 behind."""
+"""ARGV: token, done, total ('' if unknown), note, keep (ms). Returns 0 another execution's or over,
+1 written, 2 behind."""
 
 _CHECKPOINT = Script(
     _MINE
@@ -88,12 +89,12 @@ class TaskState:
         self._token = token
 
     def report(self, done: float, total: float | None, note: str) -> bool:
-        """Write progress; returns False if another execution has taken over."""
+        """Write progress; returns False if another execution has taken over, or the task has ended."""
         arguments: list[str | int] = [self._token, repr(done), "" if total is None else repr(total), note, KEEP_MS]
         return bool(self._store.run(_PROGRESS, [self._key], arguments))
 
     def save(self, checkpoint: bytes) -> bool:
-        """Keep what the next execution gets; returns False if another execution has taken over."""
+        """Keep what the next execution gets; returns False if another one has taken over, or the task has ended."""
         return bool(self._store.run(_CHECKPOINT, [self._key], [self._token, checkpoint, KEEP_MS]))
 
     def look(self) -> tuple[bool, bool]:
