@@ -9,84 +9,10 @@ import pytest
 
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import BrokerError, ClusterError
-from celery_operator.services.apps import AppResolver
-from celery_operator.services.pools import PoolReconciler
 from celery_operator.services.ports import ObjectKey
-from fakes.agents import FakeAgents
-from fakes.brokers import FakeConnections
-from fakes.clock import FakeClock
-from fakes.cluster import FakeCluster
-from fakes.kubernetes import FakeKubernetes, address_of
-from fakes.pools import BROKER_URL, pool_manifest
-
-SCALING = {"minReplicas": 0, "maxReplicas": 5, "idleTimeoutSeconds": 90}
-KEY = ObjectKey("default", "etl")
-TOKEN = ObjectKey("default", "etl-agent-token")
-
-
-class Stage:
-    """A reconciler with everything around it."""
-
-    def __init__(self, *objects: dict[str, Any], **spec: Any) -> None:
-        self.cluster = FakeCluster(pool_manifest(**spec), *objects)
-        self.connections = FakeConnections()
-        self.broker = self.connections.broker(BROKER_URL)
-        self.agents = FakeAgents()
-        self.clock = FakeClock()
-        self.kubernetes = FakeKubernetes(self.cluster, self.agents, "etl-worker")
-        self.reconciler = self.restarted()
-
-    def restarted(self) -> PoolReconciler:
-        return PoolReconciler(
-            cluster=self.cluster,
-            connections=self.connections,
-            agents=self.agents,
-            apps=AppResolver(self.cluster),
-            clock=self.clock,
-            worker_image="bundled",
-        )
-
-    async def reconcile(self) -> float:
-        return (await self.reconciler.reconcile(self.cluster.must("CeleryWorkerPool", "etl"))).total_seconds()
-
-    async def pass_seconds(self, seconds: float) -> None:
-        """Let the pool be looked at, and Kubernetes act, for a while."""
-        end = self.clock.passed.total_seconds() + seconds
-        while self.clock.passed.total_seconds() < end:
-            delay = await self.reconcile()
-            assert 0 < delay <= 10
-            self.kubernetes.settle()
-            self.clock.advance(delay)
-
-    def change(self, **spec: Any) -> None:
-        """Change the spec as a user would."""
-        manifest = self.cluster.must("CeleryWorkerPool", "etl")
-        manifest["spec"] |= spec
-        manifest["metadata"]["generation"] += 1
-        self.cluster.put(manifest)
-
-    @property
-    def status(self) -> dict[str, Any]:
-        return dict(self.cluster.must("CeleryWorkerPool", "etl")["status"])
-
-    def condition(self, kind: str) -> tuple[str, str]:
-        [found] = [each for each in self.status["conditions"] if each["type"] == kind]
-        return found["status"], found["reason"]
-
-    def message(self, kind: str) -> str:
-        [found] = [each for each in self.status["conditions"] if each["type"] == kind]
-        return str(found["message"])
-
-    @property
-    def replicas(self) -> int:
-        return int(self.cluster.must("Deployment", "etl-worker")["spec"]["replicas"])
-
-    def warnings(self) -> list[str]:
-        return [event.reason for event in self.cluster.events if event.type == "Warning"]
-
-    def normal_events(self) -> list[str]:
-        return [event.reason for event in self.cluster.events if event.type == "Normal"]
-
+from fakes.kubernetes import address_of
+from fakes.pools import BROKER_URL
+from unit.services.pool_stage import KEY, SCALING, Stage
 
 # ------------------------------------------------------------------------------------------------------- a pool's life
 
@@ -257,65 +183,6 @@ async def test_somebody_elses_edit_of_the_deployment_is_put_right() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("spec", "reason", "words"),
-    [
-        ({"appRef": {"name": "shop"}, "app": None}, "AppNotFound", "spec.appRef: there is no CeleryApp default/shop"),
-        ({"worker": {"concurrency": 0}}, "InvalidSpec", "spec.worker.concurrency: "),
-        ({"worker": {"extraArgs": ["-c", "9"]}}, "ConflictingArguments", "spec.worker.extraArgs[0]: -c"),
-        ({"autoscaling": SCALING}, "InvalidSpec", "spec.replicas cannot be set beside autoscaling"),
-        (
-            {"replicas": None, "autoscaling": {"minReplicas": 6, "maxReplicas": 5}},
-            "InvalidSpec",
-            "spec.autoscaling.minReplicas (6) must not be greater",
-        ),
-        ({"queues": [{"name": "a"}, {"name": "a"}]}, "InvalidSpec", "spec.queues names a 2 times"),
-        ({"app": {"connection": {"broker": {"url": "sqs://x"}}}}, "UnsupportedBroker", "this transport is not served"),
-        (
-            {"template": {"spec": {"restartPolicy": "Never"}}},
-            "ConflictingArguments",
-            "spec.template.spec.restartPolicy",
-        ),
-    ],
-)
-async def test_a_spec_that_is_not_accepted_creates_nothing_and_disturbs_nothing(
-    spec: dict[str, Any], reason: str, words: str
-) -> None:
-    fresh = Stage(**{"replicas": 1, **spec})
-    assert [await fresh.reconcile(), await fresh.reconcile()] == [1.0, 1.0]
-    assert fresh.cluster.writes == ["status CeleryWorkerPool"]
-    assert fresh.warnings() == [reason]
-
-    running = Stage(replicas=1)
-    await running.pass_seconds(3)
-    running.change(**spec)
-    before = running.cluster.must("Deployment", "etl-worker")
-    await running.pass_seconds(5)
-    assert running.cluster.must("Deployment", "etl-worker")["spec"] == before["spec"]
-    for stage in (fresh, running):
-        assert stage.condition("Accepted") == ("False", reason)
-        assert stage.message("Accepted").startswith(words)
-        assert stage.condition("Stalled") == ("True", "NotAccepted")
-
-
-async def test_a_pool_whose_changed_spec_is_wrong_scales_on_as_it_was_accepted_last() -> None:
-    stage = Stage(autoscaling=SCALING)
-    await stage.pass_seconds(3)
-    stage.change(worker={"concurrency": 0})
-    stage.broker.queues["celery"] = 4
-    await stage.pass_seconds(3)
-    assert (stage.replicas, stage.condition("Accepted")[0]) == (4, "False")
-
-
-async def test_a_missing_app_heals_when_it_appears() -> None:
-    stage = Stage(appRef={"name": "shop"}, replicas=1)
-    await stage.reconcile()
-    connection = {"broker": {"url": BROKER_URL}}
-    stage.cluster.put({"kind": "CeleryApp", "metadata": {"name": "shop"}, "spec": {"connection": connection}})
-    await stage.pass_seconds(3)
-    assert (stage.replicas, stage.condition("Accepted")) == (1, ("True", "Accepted"))
-
-
 async def test_what_kubernetes_refuses_is_told_in_its_words_and_tried_again() -> None:
     stage = Stage(replicas=1)
     stage.cluster.refusal = "Deployment is invalid: spec.template.spec.priorityClassName: not found"
@@ -327,28 +194,6 @@ async def test_what_kubernetes_refuses_is_told_in_its_words_and_tried_again() ->
     stage.cluster.refusal = None
     await stage.pass_seconds(8)
     assert stage.condition("Ready") == ("True", "MinimumReplicasReady")
-
-
-async def test_a_deployment_or_secret_of_somebody_else_is_never_taken_over() -> None:
-    foreign = {"kind": "Deployment", "metadata": {"name": "etl-worker"}, "spec": {"replicas": 9}}
-    stage = Stage(foreign, replicas=1)
-    await stage.reconcile()
-    assert (stage.condition("Accepted"), stage.replicas) == (("False", "InvalidSpec"), 9)
-    stage = Stage({"kind": "Secret", "metadata": {"name": "etl-agent-token"}}, replicas=1)
-    await stage.reconcile()
-    assert stage.message("Accepted").startswith("there is a Secret default/etl-agent-token that is not the pool's own")
-    assert stage.cluster.writes == ["status CeleryWorkerPool"]
-
-
-async def test_what_an_earlier_pool_of_the_name_left_is_waited_for() -> None:
-    owners = [{"kind": "CeleryWorkerPool", "name": "etl", "uid": "earlier", "controller": True}]
-    left = {"kind": "Secret", "metadata": {"name": TOKEN.name, "ownerReferences": owners}, "stringData": {"token": "t"}}
-    stage = Stage(left, replicas=1)
-    await stage.reconcile()
-    assert stage.cluster.writes == []
-    await stage.cluster.delete("Secret", TOKEN)
-    await stage.pass_seconds(2)
-    assert stage.replicas == 1
 
 
 async def test_mere_counts_are_written_now_and_then_only() -> None:
