@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from celery import Celery
+from celery.backends.redis import RedisBackend
 
+from celery_operator.adapters.result_backend import RedisResultBackend
 from servers import LOOPBACK, RabbitServer, RedisServer, rabbitmq_server, redis_server
 
 
@@ -38,3 +41,20 @@ def silent_port() -> Iterator[int]:
         listener.bind((LOOPBACK, 0))
         listener.listen(64)
         yield int(listener.getsockname()[1])
+
+
+@pytest.fixture
+async def backend(redis: RedisServer) -> AsyncIterator[RedisResultBackend]:
+    """Return the operator's side of a result backend."""
+    opened = RedisResultBackend(redis.url(8))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def celery_backend(redis: RedisServer) -> Iterator[RedisBackend]:
+    """Return Celery's own backend, as it is inside a worker."""
+    app = Celery("worker", backend=redis.url(8), set_as_current=False)
+    yield app.backend
+    app.backend.client.close()
+    app.close()

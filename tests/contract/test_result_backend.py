@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, Self
+from typing import Any
 
 import pytest
-from celery import Celery, states
-from celery.backends.redis import RedisBackend
+from celery import states
 
 from celery_operator.adapters.connections import CeleryConnections
 from celery_operator.adapters.result_backend import RedisResultBackend
@@ -19,38 +16,14 @@ from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import ResultBackendError, SpecError
 from celery_operator.domain.messages import Claim, TaskResult
 from celery_operator.services.ports import ResultBackend
-from celery_patterns.agent.store import RELEASE, ClaimStore, Verdict
+from celery_patterns.agent.store import RELEASE, Verdict
 from celery_patterns.protocol import (
     CLAIM_DONE,
     CLAIM_KEEP_SECONDS,
-    Announcement,
-    TaskIdentity,
-    announce_channel,
     claim_key,
 )
-from contract.patience import until
+from contract.claims import guard
 from servers import LOOPBACK, RedisServer, free_port, redis_server
-
-
-@pytest.fixture
-async def backend(redis: RedisServer) -> AsyncIterator[RedisResultBackend]:
-    opened = RedisResultBackend(redis.url(8))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def celery_backend(redis: RedisServer) -> Iterator[RedisBackend]:
-    """Celery's own backend, as it is inside a worker."""
-    app = Celery("worker", backend=redis.url(8), set_as_current=False)
-    yield app.backend
-    app.backend.client.close()
-    app.close()
-
-
-def guard(celery_backend: RedisBackend, lease_seconds: float = 30.0) -> Any:
-    """The store of claims that the agent in a worker uses."""
-    return contextlib.closing(ClaimStore(celery_backend, lease_seconds=lease_seconds))
 
 
 def fresh(count: int = 1) -> list[str]:
@@ -255,170 +228,6 @@ async def test_claiming_and_abandoning_at_once_has_one_winner(backend: ResultBac
         claimed, abandoned = await asyncio.gather(asyncio.to_thread(claim_all), abandon_all())
     assert not claimed & abandoned
     assert claimed | abandoned == set(ids)
-
-
-# -------------------------------------------------------------------------------------------------------- announcements
-
-
-def announcement(index: int) -> Announcement:
-    identity = TaskIdentity(uid="11111111-2222-4333-8444-555555555555", run=1, step="s", index=index, attempt=1)
-    return Announcement(identity, "SUCCESS", size=3, value=index, has_value=True, worker="w")
-
-
-class Listener:
-    """Collects batches; ``connections`` counts the empty ones that mark a (new) subscription."""
-
-    def __init__(self, backend: ResultBackend) -> None:
-        self.connections = 0
-        self.heard: list[Announcement] = []
-        self._task = asyncio.create_task(self._listen(backend))
-
-    async def _listen(self, backend: ResultBackend) -> None:
-        async for batch in backend.announcements():
-            self.connections += not batch
-            self.heard += batch
-
-    async def connected(self, times: int = 1) -> None:
-        await until(self._has(lambda: self.connections >= times))
-
-    async def has_heard(self, count: int) -> list[Announcement]:
-        await until(self._has(lambda: len(self.heard) >= count))
-        return self.heard
-
-    def _has(self, fact: Any) -> Any:
-        async def ask() -> bool:
-            assert not self._task.done(), self._task
-            return bool(fact())
-
-        return ask
-
-    async def close(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-
-async def test_announcements_arrive_after_an_empty_batch_and_nothing_malformed_stops_them(
-    backend: ResultBackend, celery_backend: Any
-) -> None:
-    listener = Listener(backend)
-    try:
-        await listener.connected()
-        with guard(celery_backend) as store:
-            for text in ("no json", "{}", "3", json.dumps([{"i": 5}, None, announcement(0).to_json()])):
-                store.publish(text)
-            for index in range(1, 2001):
-                store.publish(json.dumps([announcement(index).to_json()]))
-        assert await listener.has_heard(2001) == [announcement(index) for index in range(2001)]
-    finally:
-        await listener.close()
-
-
-async def test_other_databases_announcements_are_not_heard(backend: ResultBackend, redis: RedisServer) -> None:
-    listener = Listener(backend)
-    try:
-        await listener.connected()
-        with redis.client(8) as client:
-            client.publish(announce_channel(9), json.dumps([announcement(1).to_json()]))
-            client.publish(announce_channel(8), json.dumps([announcement(2).to_json()]))
-        assert await listener.has_heard(1) == [announcement(2)]
-    finally:
-        await listener.close()
-
-
-async def test_a_lost_server_is_found_again_with_an_empty_batch_first() -> None:
-    with redis_server() as server:
-        backend = RedisResultBackend(server.url(0))
-        listener = Listener(backend)
-        try:
-            await listener.connected()
-            server.stop()
-            with pytest.raises(ResultBackendError):
-                await backend.check()
-            server.start()
-            await listener.connected(2)
-            with server.client() as client:
-                client.publish(announce_channel(0), json.dumps([announcement(7).to_json()]))
-            assert await listener.has_heard(1) == [announcement(7)]
-        finally:
-            await listener.close()
-            await backend.close()
-
-
-async def test_a_half_open_connection_is_noticed(redis: RedisServer) -> None:
-    """Nothing is said and nothing is refused: the proxy in between just stops passing bytes on."""
-    async with Proxy(redis.port) as proxy:
-        backend = RedisResultBackend(f"redis://{LOOPBACK}:{proxy.port}/0", silence_seconds=0.2)
-        listener = Listener(backend)
-        try:
-            await listener.connected()
-            proxy.stalled.append(True)
-            await until(proxy.has_new_connection)
-            proxy.stalled.clear()
-            await listener.connected(2)
-        finally:
-            await listener.close()
-            await backend.close()
-
-
-async def test_silence_alone_is_no_reason_to_subscribe_again(redis: RedisServer) -> None:
-    async with Proxy(redis.port) as proxy:
-        backend = RedisResultBackend(f"redis://{LOOPBACK}:{proxy.port}/0", silence_seconds=0.1)
-        listener = Listener(backend)
-        try:
-            await listener.connected()
-            await until(lambda: proxy.has_passed(b"PING", 5))
-            assert listener.connections == 1
-        finally:
-            await listener.close()
-            await backend.close()
-
-
-class Proxy:
-    """Passes bytes between clients and a Redis until it is told to swallow them."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self.stalled: list[bool] = []
-        self.port = 0
-        self.opened = 0
-        self._opened_when_stalled = 0
-        self._up = b""
-
-    async def __aenter__(self) -> Self:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def has_new_connection(self) -> bool:
-        return self.opened > 1
-
-    async def has_passed(self, word: bytes, times: int) -> bool:
-        return self._up.count(word) >= times
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.opened += 1
-        up_reader, up_writer = await asyncio.open_connection(LOOPBACK, self._target)
-        for source, sink, up in ((reader, up_writer, True), (up_reader, writer, False)):
-            task = asyncio.create_task(self._pass(source, sink, up=up))
-            self._tasks.add(task)
-
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, up: bool) -> None:
-        try:
-            while data := await source.read(65536):
-                if up:
-                    self._up += data
-                if not self.stalled:
-                    sink.write(data)
-        finally:
-            sink.close()
 
 
 # --------------------------------------------------------------------------------------------------------------- faults
