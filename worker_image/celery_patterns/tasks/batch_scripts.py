@@ -55,31 +55,43 @@ for i = 1, #taken, 2 do
     end
   end
 end
-local batch, bytes = {}, 0
-local ids = redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[3]) - 1)
-for _, id in ipairs(ids) do
-  local item = redis.call('HGET', KEYS[1], id)
-  if not item then
-    redis.call('ZREM', KEYS[2], id)
-  else
-    local alone = redis.call('HEXISTS', KEYS[4], 'alone:' .. id) == 1
-    if #batch > 0 and (alone or bytes + #item > tonumber(ARGV[4])) then break end
-    bytes = bytes + #item
-    redis.call('ZREM', KEYS[2], id)
-    redis.call('HSET', KEYS[3], id, HOLDER)
-    redis.call('HINCRBY', KEYS[4], 'bytes', -#item)
-    batch[#batch + 1] = {id, item, redis.call('HINCRBY', KEYS[4], 'tries:' .. id, 1)}
-    if alone then break end
+if redis.call('HLEN', KEYS[1]) > redis.call('ZCARD', KEYS[2]) + redis.call('HLEN', KEYS[3]) then
+  for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if redis.call('HEXISTS', KEYS[3], id) == 0 and redis.call('ZADD', KEYS[2], 'NX', 0, id) == 1 then
+      redis.call('HINCRBY', KEYS[4], 'bytes', #redis.call('HGET', KEYS[1], id))
+    end
   end
 end
+local batch, bytes = {}, 0
+repeat
+  local ids = redis.call('ZRANGE', KEYS[2], 0, tonumber(ARGV[3]) - 1)
+  for _, id in ipairs(ids) do
+    local item = redis.call('HGET', KEYS[1], id)
+    if not item then
+      redis.call('ZREM', KEYS[2], id)
+    else
+      local alone = redis.call('HEXISTS', KEYS[4], 'alone:' .. id) == 1
+      if #batch > 0 and (alone or bytes + #item > tonumber(ARGV[4])) then break end
+      bytes = bytes + #item
+      redis.call('ZREM', KEYS[2], id)
+      redis.call('HSET', KEYS[3], id, HOLDER)
+      redis.call('HINCRBY', KEYS[4], 'bytes', -#item)
+      batch[#batch + 1] = {id, item, redis.call('HINCRBY', KEYS[4], 'tries:' .. id, 1)}
+      if alone then break end
+    end
+  end
+until #batch > 0 or redis.call('ZCARD', KEYS[2]) == 0
 redis.call('HDEL', KEYS[4], 'promised', 'urgent')
+if redis.call('ZCARD', KEYS[2]) == 0 then redis.call('HDEL', KEYS[4], 'bytes') end
 for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
 return {redis.call('ZCARD', KEYS[2]), reclaimed, batch}
 """,
     "batch:take",
 )
 """KEYS as above. ARGV: beginning of task hashes, holder, most items, most bytes, keep (ms).
-Returns {items that still wait, items taken back from the dead, {id, item, tries} of each}."""
+Returns {items that still wait, items taken back from the dead, {id, item, tries} of each}.
+A server short of memory may have dropped one of the keys: calls that neither wait nor are taken wait again, and the
+bytes are counted anew whenever nothing waits."""
 
 SETTLE: Final = Script(
     CLOCK
@@ -94,7 +106,7 @@ for i = 3, #ARGV, 2 do
     if verdict == 'done' then
       redis.call('HDEL', KEYS[1], id)
       redis.call('HDEL', KEYS[4], 'tries:' .. id, 'alone:' .. id)
-    else
+    elseif redis.call('HEXISTS', KEYS[1], id) == 1 then
       if verdict == 'alone' then redis.call('HSET', KEYS[4], 'alone:' .. id, '1') end
       redis.call('ZADD', KEYS[2], now_us, id)
       redis.call('HINCRBY', KEYS[4], 'bytes', #redis.call('HGET', KEYS[1], id))
