@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 
 from celery_patterns.resilience.letter_streams import LetterStreams
-from celery_patterns.resilience.letters import DeadLetter
+from celery_patterns.resilience.letters import Letter
 from celery_patterns.store import Store, StoreSettings
 from celery_patterns.tasks.patterns import patterns_of
 from servers import RedisServer, Worker, celery_worker, eventually
@@ -62,10 +62,10 @@ class Stage:
         """Return the state that is stored for a task."""
         return str(self.app.AsyncResult(task_id).state)
 
-    def wait_letters(self, count: int, within: float = 15.0, what: Any = "") -> list[DeadLetter]:
+    def wait_letters(self, count: int, within: float = 15.0, what: Any = "") -> list[Letter]:
         """Wait for so many letters of the queue; oldest first."""
 
-        def found() -> list[DeadLetter] | None:
+        def found() -> list[Letter] | None:
             letters = list(self.letters.scan(self.queue, newest_first=False))
             return letters if len(letters) >= count else None
 

@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 
 from celery_patterns.resilience.letter_queues import LetterQueues
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage
+from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.resilience.replay import send
 from patterns.resilience.stage import Stage, stage_on
 from servers import RabbitServer, RedisServer, eventually
@@ -52,9 +52,9 @@ def test_worker_keeps_letters_on_the_broker_and_they_can_be_replayed(stage: Stag
         eventually(lambda: len(list(letters.scan(stage.queue))) == 2, what=worker.log)
 
 
-def letter(queue: str, number: int) -> DeadLetter:
+def letter(queue: str, number: int) -> Letter:
     message = OriginalMessage(b"[[], {}, {}]", {"task": "t", "id": f"id{number}"}, {}, "application/json", "utf-8")
-    return DeadLetter("", queue, "failed", message, error=f"E: {number}")
+    return Letter("", queue, "failed", message, error=f"E: {number}")
 
 
 def test_looking_changes_neither_order_nor_number(stage: Stage, letters: LetterQueues) -> None:

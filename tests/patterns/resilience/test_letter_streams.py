@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_patterns.resilience.letter_streams import LetterStreams
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage
+from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.store import Store
 from servers import eventually
 
 
-def letter(number: int, queue: str = "q") -> DeadLetter:
-    return DeadLetter("", queue, "failed", OriginalMessage(b"\x00\xff", {"id": str(number)}), error=f"E: {number}")
+def letter(number: int, queue: str = "q") -> Letter:
+    return Letter("", queue, "failed", OriginalMessage(b"\x00\xff", {"id": str(number)}), error=f"E: {number}")
 
 
 Event = st.tuples(

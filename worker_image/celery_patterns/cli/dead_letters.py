@@ -12,7 +12,7 @@ from typing import Any
 from celery_patterns.cli.application import add_arguments, application
 from celery_patterns.cli.exits import CommandError, Exit
 from celery_patterns.cli.tables import ago, say, say_json, table
-from celery_patterns.resilience.letters import REASONS, DeadLetter
+from celery_patterns.resilience.letters import REASONS, Letter
 from celery_patterns.resilience.patching import PatchError, patch, read_arguments
 from celery_patterns.resilience.places import letters_of
 from celery_patterns.resilience.poison import Deliveries
@@ -185,10 +185,10 @@ def _queues(letters: Any, queue: str | None) -> list[str]:
     return [queue] if queue else sorted(letters.queues())
 
 
-def _one(letters: Any, queue: str | None, letter_id: str) -> DeadLetter:
+def _one(letters: Any, queue: str | None, letter_id: str) -> Letter:
     for each in _queues(letters, queue):
         try:
-            letter: DeadLetter | None = letters.get(each, letter_id)
+            letter: Letter | None = letters.get(each, letter_id)
         except Exception as error:
             if "Invalid stream ID" not in str(error):
                 raise
@@ -199,7 +199,7 @@ def _one(letters: Any, queue: str | None, letter_id: str) -> DeadLetter:
     raise CommandError(f"there is no dead letter {letter_id} {where}; see celery-patterns dlq list", Exit.FOUND)
 
 
-def _chosen(letters: Any, options: argparse.Namespace, queues: Any = None) -> Iterator[DeadLetter]:
+def _chosen(letters: Any, options: argparse.Namespace, queues: Any = None) -> Iterator[Letter]:
     edge = None
     if options.older:
         edge = (time.time() - checks.duration("--older", options.older)) * 1000
@@ -214,7 +214,7 @@ def _chosen(letters: Any, options: argparse.Namespace, queues: Any = None) -> It
                 yield letter
 
 
-def _wanted(letters: Any, options: argparse.Namespace) -> list[DeadLetter]:
+def _wanted(letters: Any, options: argparse.Namespace) -> list[Letter]:
     filters = any((options.reason, options.task, options.hash, options.older))
     if bool(options.id) == bool(options.all or filters):
         raise CommandError("name letters by their ids, or choose them by --reason, --task, --hash, --older or --all")

@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError, Terminate
 from celery.worker.state import task_ready
 
 from celery_patterns.resilience import letters
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage, describe, hash_traceback
+from celery_patterns.resilience.letters import Letter, OriginalMessage, describe, hash_traceback
 from celery_patterns.tasks.headers import HEADER, Tries
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class BuriedRequest:
         self.buried = True
         text = describe(error)
         retries = int(self._request_dict.get("retries") or 0)
-        letter = DeadLetter(
+        letter = Letter(
             id="",
             queue=self.undertaker.queue_of(self._message),
             reason=reason,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_patterns.resilience import letters
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage, describe
+from celery_patterns.resilience.letters import Letter, OriginalMessage, describe
 
 if TYPE_CHECKING:
     from celery_patterns.resilience.undertaker import Undertaker
@@ -108,7 +108,7 @@ class _Hooks:
 
     def bury(self, message: Any, reason: str, error: BaseException | None) -> None:
         """Keep a message; acknowledge it then."""
-        letter = DeadLetter(
+        letter = Letter(
             id="",
             queue=self._undertaker.queue_of(message),
             reason=reason,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from celery_patterns import protocol
-from celery_patterns.resilience.letters import DeadLetter
+from celery_patterns.resilience.letters import Letter
 from celery_patterns.store import StoreError
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ BODY_CHARACTERS: Final = 4_000
 class Letters(Protocol):
     """Where letters are kept."""
 
-    def keep(self, letter: DeadLetter, token: str) -> str:
+    def keep(self, letter: Letter, token: str) -> str:
         """Keep one, once for each token; returns its id. May raise StoreError or OSError."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    letter: DeadLetter
+    letter: Letter
     token: str
     settle: Callable[[], Any]
 
@@ -52,7 +52,7 @@ class Keeper:
         kept: Called with each letter that was kept, for metrics.
     """
 
-    def __init__(self, letters: Letters, kept: Callable[[DeadLetter], Any] = lambda _: None) -> None:
+    def __init__(self, letters: Letters, kept: Callable[[Letter], Any] = lambda _: None) -> None:
         self._letters = letters
         self._told = kept
         self._waiting: deque[_Waiting] = deque()
@@ -65,7 +65,7 @@ class Keeper:
         """How many letters could not be kept yet."""
         return len(self._waiting)
 
-    def keep(self, letter: DeadLetter, settle: Callable[[], Any] = lambda: None) -> None:
+    def keep(self, letter: Letter, settle: Callable[[], Any] = lambda: None) -> None:
         """Keep a letter, now or as soon as that is possible; then call ``settle``. Never raises."""
         waiting = _Waiting(letter, protocol.new_token(), settle)
         with self._lock:

@@ -16,7 +16,7 @@ from kombu.entity import Queue
 
 from celery_patterns import protocol
 from celery_patterns.resilience import letters
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage
+from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.store import StoreUnavailable
 
 SUFFIX: Final = ".dead"
@@ -47,7 +47,7 @@ class LetterQueues:
         self._longest = longest
         self._connection: Any = None
 
-    def keep(self, letter: DeadLetter, token: str) -> str:
+    def keep(self, letter: Letter, token: str) -> str:
         """Keep a letter and return its id. The broker confirms it; an answer that is lost may leave two."""
         letter_id = f"{int(time.time() * 1000)}-{token[:8]}"
         note = {
@@ -93,13 +93,13 @@ class LetterQueues:
                 found[str(name)] = {"waiting": int(waiting)}
         return found
 
-    def scan(self, queue: str, *, newest_first: bool = True) -> Iterator[DeadLetter]:
+    def scan(self, queue: str, *, newest_first: bool = True) -> Iterator[Letter]:
         """Go through a queue's letters; they are all taken and given back."""
-        found: list[DeadLetter] = []
+        found: list[Letter] = []
         self._through(queue, lambda letter, _: found.append(letter))
         yield from reversed(found) if newest_first else found
 
-    def get(self, queue: str, letter_id: str) -> DeadLetter | None:
+    def get(self, queue: str, letter_id: str) -> Letter | None:
         """Return one letter; None if there is none of this id."""
         return next((letter for letter in self.scan(queue) if letter.id == letter_id), None)
 
@@ -107,7 +107,7 @@ class LetterQueues:
         """Remove letters; returns how many there were."""
         wanted, gone = set(letter_ids), []
 
-        def drop(letter: DeadLetter, message: Any) -> None:
+        def drop(letter: Letter, message: Any) -> None:
             if letter.id in wanted:
                 message.ack()
                 gone.append(letter.id)
@@ -128,7 +128,7 @@ class LetterQueues:
 
     # ---- inside
 
-    def _through(self, queue: str, visit: Callable[[DeadLetter, Any], Any]) -> None:
+    def _through(self, queue: str, visit: Callable[[Letter, Any], Any]) -> None:
         with self._channel() as channel:
             try:
                 count = channel.queue_declare(queue + SUFFIX, passive=True).message_count
@@ -183,7 +183,7 @@ class LetterQueues:
             connection.release()
 
 
-def read_letter(queue: str, message: Any) -> DeadLetter:
+def read_letter(queue: str, message: Any) -> Letter:
     """Read a letter of ours, or a message that RabbitMQ's dead-letter exchange brought."""
     original = OriginalMessage.of(message)
     headers = dict(original.headers)
@@ -196,7 +196,7 @@ def read_letter(queue: str, message: Any) -> DeadLetter:
     )
     letter_id = str(note.get("id") or original.task_id)
     begin = letter_id.split("-", 1)[0]
-    return DeadLetter(
+    return Letter(
         id=letter_id,
         queue=str(note.get("queue") or queue),
         reason=str(note.get("reason") or letters.DEAD_LETTERED),

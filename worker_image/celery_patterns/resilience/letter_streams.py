@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from celery_patterns.resilience.letters import DeadLetter
+from celery_patterns.resilience.letters import Letter
 from celery_patterns.store import Script, Store
 from celery_patterns.store.script import CLOCK
 
@@ -85,7 +85,7 @@ class LetterStreams:
         self._retention_ms = int(retention_seconds * 1000)
         self._index = store.key("dead", "|index")
 
-    def keep(self, letter: DeadLetter, token: str) -> str:
+    def keep(self, letter: Letter, token: str) -> str:
         """Keep a letter and return its id; with the same token it is kept once."""
         fields = [part for pair in letter.to_fields().items() for part in pair]
         keys = [self._stream(letter.queue), self._index, self._store.key("dead", f"|token:{token}")]
@@ -105,7 +105,7 @@ class LetterStreams:
             counts["waiting"] = int(self._store.call(self._store.client.xlen, self._stream(queue)))
         return found
 
-    def scan(self, queue: str, *, newest_first: bool = True) -> Iterator[DeadLetter]:
+    def scan(self, queue: str, *, newest_first: bool = True) -> Iterator[Letter]:
         """Go through a queue's letters, page by page."""
         client, key, edge = self._store.client, self._stream(queue), None
         while True:
@@ -114,15 +114,15 @@ class LetterStreams:
             else:
                 page = self._store.call(client.xrange, key, min=f"({edge}" if edge else "-", count=PAGE)
             for entry, fields in page:
-                yield DeadLetter.from_fields(entry.decode(), fields)
+                yield Letter.from_fields(entry.decode(), fields)
             if len(page) < PAGE:
                 return
             edge = page[-1][0].decode()
 
-    def get(self, queue: str, letter_id: str) -> DeadLetter | None:
+    def get(self, queue: str, letter_id: str) -> Letter | None:
         """Return one letter; None if there is none of this id."""
         found = self._store.call(self._store.client.xrange, self._stream(queue), letter_id, letter_id)
-        return DeadLetter.from_fields(found[0][0].decode(), found[0][1]) if found else None
+        return Letter.from_fields(found[0][0].decode(), found[0][1]) if found else None
 
     def remove(self, queue: str, letter_ids: list[str]) -> int:
         """Remove letters; returns how many there were."""

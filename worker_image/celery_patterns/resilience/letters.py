@@ -87,7 +87,7 @@ class OriginalMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class Letter:
     """One message that nobody will run again."""
 
     id: str
@@ -127,7 +127,7 @@ class DeadLetter:
         }
 
     @classmethod
-    def from_fields(cls, letter_id: str, fields: dict[bytes, bytes]) -> DeadLetter:
+    def from_fields(cls, letter_id: str, fields: dict[bytes, bytes]) -> Letter:
         """Read a stream's entry.
 
         Raises:

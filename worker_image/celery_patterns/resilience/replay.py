@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from celery_patterns import protocol
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage
+from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.tasks.headers import HEADER, TOKEN
 
 DROPPED_HEADERS: Final = (
@@ -38,7 +38,7 @@ def fresh_headers(message: OriginalMessage) -> dict[str, Any]:
     return headers
 
 
-def send(producer: Any, letter: DeadLetter, queue: str | None = None) -> str:
+def send(producer: Any, letter: Letter, queue: str | None = None) -> str:
     """Publish a letter's message to its queue, or another; returns the queue.
 
     Args:

@@ -12,7 +12,7 @@ from kombu.serialization import dumps
 
 from celery_patterns import protocol
 from celery_patterns.resilience import letters
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage, describe
+from celery_patterns.resilience.letters import Letter, OriginalMessage, describe
 from celery_patterns.resilience.places import letters_of
 from celery_patterns.resilience.settings import ResilienceSettings
 
@@ -49,7 +49,7 @@ class TaskLetters:
             content_type=kind,
             content_encoding=encoding,
         )
-        kept = DeadLetter(
+        kept = Letter(
             id="",
             queue=letter.queue or str(self._app.conf.task_default_queue),
             reason=REASONS.get(letter.reason, letters.FAILED),

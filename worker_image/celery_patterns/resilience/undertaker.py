@@ -11,7 +11,7 @@ from kombu.utils.imports import symbol_by_name
 from celery_patterns.resilience import consumer_hooks
 from celery_patterns.resilience.buried_requests import watch
 from celery_patterns.resilience.keeper import Keeper
-from celery_patterns.resilience.letters import DeadLetter
+from celery_patterns.resilience.letters import Letter
 from celery_patterns.resilience.places import letters_of
 from celery_patterns.resilience.poison import Deliveries
 from celery_patterns.resilience.policies import DeadLetters
@@ -104,5 +104,5 @@ class Undertaker:
                 return str(name)
         return key or str(self.app.conf.task_default_queue)
 
-    def _note(self, letter: DeadLetter) -> None:
+    def _note(self, letter: Letter) -> None:
         self.kept[letter.queue, letter.reason] += 1

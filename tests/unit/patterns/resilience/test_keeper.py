@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from celery_patterns.resilience import keeper as module
 from celery_patterns.resilience.buried_requests import Gate
 from celery_patterns.resilience.keeper import Keeper
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage
+from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.resilience.settings import ResilienceSettings
 from celery_patterns.resilience.wire import CONTENT_TYPE, envelope, is_message
 from celery_patterns.store import StoreUnavailable
@@ -24,10 +24,10 @@ class Shelf:
 
     def __init__(self) -> None:
         self.open = threading.Event()
-        self.kept: dict[str, DeadLetter] = {}
+        self.kept: dict[str, Letter] = {}
         self.asked = 0
 
-    def keep(self, letter: DeadLetter, token: str) -> str:
+    def keep(self, letter: Letter, token: str) -> str:
         self.asked += 1
         if not self.open.is_set():
             raise StoreUnavailable("closed")
@@ -35,8 +35,8 @@ class Shelf:
         return "1-1"
 
 
-def letter(number: int) -> DeadLetter:
-    return DeadLetter("", "q", "failed", OriginalMessage(b"body", {"id": str(number), "task": "t"}), error="E")
+def letter(number: int) -> Letter:
+    return Letter("", "q", "failed", OriginalMessage(b"body", {"id": str(number), "task": "t"}), error="E")
 
 
 def test_kept_at_once_if_possible() -> None:
@@ -72,7 +72,7 @@ def test_what_cannot_be_kept_at_the_end_is_told_and_not_settled(caplog: pytest.L
 
 def test_letter_that_can_never_be_kept_is_told_and_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        def keep(self, letter: DeadLetter, token: str) -> str:
+        def keep(self, letter: Letter, token: str) -> str:
             raise TypeError(letter.queue + token)
 
     keeper = Keeper(Broken())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_patterns import protocol
-from celery_patterns.resilience.letters import DeadLetter, OriginalMessage, describe, hash_traceback
+from celery_patterns.resilience.letters import Letter, OriginalMessage, describe, hash_traceback
 from celery_patterns.resilience.patching import PatchError, parse_path, patch, read_arguments
 from celery_patterns.resilience.replay import ReplayRefused, fresh_headers, send
 
@@ -110,20 +110,18 @@ def test_letter_comes_back_as_it_was_kept(args: list[Any], kwargs: dict[str, Any
     original = OriginalMessage(
         json.dumps([args, kwargs, {}]).encode(), headers, {"priority": 3}, "application/json", "utf-8"
     )
-    letter = DeadLetter("", "q", "failed", original, error="E: é", attempts=3, worker="w@h", traceback_hash="abc")
+    letter = Letter("", "q", "failed", original, error="E: é", attempts=3, worker="w@h", traceback_hash="abc")
     fields = {
         name.encode(): value if isinstance(value, bytes) else value.encode(errors="surrogatepass")
         for name, value in letter.to_fields().items()
     }
-    back = DeadLetter.from_fields("1700000000000-3", fields)
-    assert back == DeadLetter(
-        "1700000000000-3", "q", "failed", original, "E: é", "", "abc", 3, "w@h", 1_700_000_000_000
-    )
+    back = Letter.from_fields("1700000000000-3", fields)
+    assert back == Letter("1700000000000-3", "q", "failed", original, "E: é", "", "abc", 3, "w@h", 1_700_000_000_000)
 
 
 def test_entry_that_is_no_letter_is_refused() -> None:
     with pytest.raises(ValueError, match="the entry 1-1 is no dead letter"):
-        DeadLetter.from_fields("1-1", {b"queue": b"q"})
+        Letter.from_fields("1-1", {b"queue": b"q"})
 
 
 def test_traceback_hash_is_of_places_and_type_only() -> None:
@@ -160,6 +158,6 @@ def test_replay_leaves_the_former_life_behind() -> None:
 
 
 def test_step_of_a_workflow_is_not_replayed() -> None:
-    letter = DeadLetter("1-1", "q", "failed", OriginalMessage(b"", {"id": "7", protocol.TASK_HEADER: {"v": 1}}))
+    letter = Letter("1-1", "q", "failed", OriginalMessage(b"", {"id": "7", protocol.TASK_HEADER: {"v": 1}}))
     with pytest.raises(ReplayRefused, match="the task 7 is a step of a workflow"):
         send(None, letter)
