@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+DIGITS = 5
+"""After the point: finer than anything here is measured, so what is beyond is noise of the arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,28 @@ class Figure:
             "baseline": self.baseline,
             "baseline_is": self.baseline_is,
         }
+
+
+def figure(
+    key: str,
+    title: str,
+    value: float | tuple[float | None, float | None] | None,
+    *,
+    goal: float | None = None,
+    most: bool = False,
+    of: str = "",
+) -> Figure:
+    """Return a figure; a pair is ours and the baseline's, ``of`` says what that is, ``most`` that more is better."""
+    ours, baseline = value if isinstance(value, tuple) else (value, None)
+    return Figure(
+        key=key,
+        title=title,
+        value=None if ours is None else round(ours, DIGITS),
+        goal=goal,
+        better="higher" if most else "lower",
+        baseline=None if baseline is None else round(baseline, DIGITS),
+        baseline_is=of if baseline is not None else "",
+    )
 
 
 def show(console: Console, title: str, figures: Sequence[Figure]) -> None:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
-from rich.console import Console
-
-from benchmarks import figures
+from benchmarks import command, figures
 from benchmarks.patterns.measure import FULL, PARTS, QUICK, Measurements, show_rows
 from benchmarks.patterns.peers import peer_versions
 
 
 def main() -> int:
     """Run the benchmark; return the exit status."""
-    parser = argparse.ArgumentParser(prog="benchmarks.patterns", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repeats: under three minutes")
-    parser.add_argument("--only", action="append", choices=PARTS, help="measure this part; may be given again")
+    parser = command.parser("benchmarks.patterns", __doc__, PARTS)
     options = parser.parse_args()
     sizes = QUICK if options.quick else FULL
-    console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it, the servers are ended
-
-    def say(text: str) -> None:
-        console.print(f"  {text}", markup=False)
+    console, say = command.begin()
 
     measurements = Measurements(sizes, say, quick=options.quick)
     say(f"load of this machine before: {os.getloadavg()[0]:.2f}")
@@ -48,7 +39,7 @@ def main() -> int:
         name,
         found,
         quick=options.quick,
-        sizes=sizes.to_json(),
+        sizes=asdict(sizes),
         versions=versions,
         details=measurements.details,
     )

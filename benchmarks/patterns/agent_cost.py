@@ -14,7 +14,7 @@ from typing import Any
 from celery import Celery
 from redis import Redis
 
-from benchmarks.patterns.series import summary
+from benchmarks.series import summary
 from celery_patterns import protocol
 from servers import EXAMPLES_APP, RedisServer, Worker, celery_worker, eventually, redis_server
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +10,11 @@ from typing import Any
 
 from benchmarks.patterns.kills import Row
 from benchmarks.patterns.peers import PeersUnavailableError, peers_python
+from benchmarks.patterns.programs import CHECKOUT, answer_of
 from benchmarks.patterns.proxy import counting_proxy
-from benchmarks.patterns.series import summary
+from benchmarks.series import summary
 from servers import RedisServer, redis_server
 
-CHECKOUT = Path(__file__).parents[2]
 CLIENTS = 20
 SCRIPT_SECONDS = 120.0
 WARM_UP = 50
@@ -68,16 +66,6 @@ def _outcome(found: dict[str, Any]) -> str:
 
 
 def _script(python: Path, module: str, url: str, command: str, number: int) -> dict[str, Any]:
-    done = subprocess.run(
-        [str(python), "-m", f"benchmarks.patterns.apps.{module}", command, str(number)],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "STORE_URL": url},
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=SCRIPT_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise AssertionError(f"{module} {command} ended with {done.returncode}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    program = [str(python), "-m", f"benchmarks.patterns.apps.{module}", command, str(number)]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "STORE_URL": url}
+    return answer_of(program, environment, within=SCRIPT_SECONDS)

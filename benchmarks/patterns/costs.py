@@ -6,17 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from benchmarks.patterns.apps import costs
 from benchmarks.patterns.handles import let_go
+from benchmarks.patterns.programs import CHECKOUT
 from benchmarks.patterns.proxy import counting_proxy
-from benchmarks.patterns.series import in_turns, summary
+from benchmarks.series import in_turns, summary
 from celery_patterns.store.settings import ENV_URL
 from servers import RedisServer, Worker, celery_worker, redis_server
 
-CHECKOUT = Path(__file__).parents[2]
 APP = "benchmarks.patterns.apps.costs:app"
 BROKER, RESULTS, STORE = 0, 1, 2
 ANSWER_SECONDS = 60.0

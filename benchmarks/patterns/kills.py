@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from benchmarks.patterns.apps.scene import LEDGER
 from benchmarks.patterns.peers import PeersUnavailableError, install_batches, peer_versions, peers_python
+from benchmarks.patterns.programs import CHECKOUT, answer_of
 from servers import RedisServer, Worker, eventually, redis_server, running
 
-CHECKOUT = Path(__file__).parents[2]
 APPS = "benchmarks.patterns.apps"
 Killed = Literal["child", "worker"]
 PATIENCE_SECONDS = 15.0
@@ -225,19 +225,7 @@ def _worker(subject: _Subject, environment: Mapping[str, str]) -> Iterator[Worke
 
 def _script(subject: _Subject, environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
     """Run a caller of an application; return what it prints."""
-    done = subprocess.run(
-        [*subject.command, *arguments],
-        env=environment,
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=ANSWER_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise AssertionError(f"{subject.module} {arguments} ended with {done.returncode}: {done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return answer_of([*subject.command, *arguments], environment, within=ANSWER_SECONDS)
 
 
 def _entries(redis: RedisServer, key: str) -> list[dict[str, Any]]:

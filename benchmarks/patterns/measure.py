@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, figure
 from benchmarks.patterns.agent_cost import measure_agent
 from benchmarks.patterns.circuits import measure_circuits
 from benchmarks.patterns.costs import measure_policies, measure_publishing, open_stage
@@ -39,10 +39,6 @@ class Sizes:
     items: int
     mapreduce_repeats: int
     circuit_calls: int
-
-    def to_json(self) -> dict[str, int]:
-        """Return the sizes as they stand in the results."""
-        return asdict(self)
 
 
 FULL = Sizes(
@@ -217,28 +213,6 @@ class Measurements:
             ),
             figure("mapreduce_items_s", "… done, s", found and _pair(found["items"], "seconds"), of=CHORD),
         ]
-
-
-def figure(
-    key: str,
-    title: str,
-    value: float | tuple[float | None, float | None] | None,
-    *,
-    goal: float | None = None,
-    most: bool = False,
-    of: str = "",
-) -> Figure:
-    """Return a figure; a pair is ours and the baseline's, ``most`` says that more is better."""
-    ours, baseline = value if isinstance(value, tuple) else (value, None)
-    return Figure(
-        key=key,
-        title=title,
-        value=None if ours is None else round(ours, 5),
-        goal=goal,
-        better="higher" if most else "lower",
-        baseline=baseline,
-        baseline_is=of if baseline is not None else "",
-    )
 
 
 def show_rows(console: Console, rows: Sequence[Row]) -> None:

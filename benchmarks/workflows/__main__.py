@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
+from dataclasses import asdict
 
-from rich.console import Console
-
-from benchmarks import figures
+from benchmarks import command, figures
 from benchmarks.workflows.measure import FULL, PARTS, QUICK, Measurements
 from benchmarks.workflows.stage import StageError, open_stage
 from harness.errors import HarnessError
@@ -16,17 +13,11 @@ from harness.errors import HarnessError
 
 def main() -> int:
     """Run the benchmark; return the exit status."""
-    parser = argparse.ArgumentParser(prog="benchmarks.workflows", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repeats: under three minutes")
-    parser.add_argument("--only", action="append", choices=PARTS, help="measure this part; may be given again")
+    parser = command.parser("benchmarks.workflows", __doc__, PARTS)
     parser.add_argument("--keep", action="store_true", help="leave everything in the cluster afterwards")
     options = parser.parse_args()
     sizes = QUICK if options.quick else FULL
-    console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it, the stage is removed
-
-    def say(text: str) -> None:
-        console.print(f"  {text}", markup=False)
+    console, say = command.begin()
 
     trouble, measurements, versions = "", None, {}
     try:
@@ -46,7 +37,7 @@ def main() -> int:
     figures.show(console, "Workflows", found)
     name = "workflows-part" if options.only or trouble else "workflows"
     path = figures.write(
-        name, found, quick=options.quick, sizes=sizes.to_json(), versions=versions, details=measurements.details
+        name, found, quick=options.quick, sizes=asdict(sizes), versions=versions, details=measurements.details
     )
     console.print(f"written to {path}", markup=False, soft_wrap=True)
     return 1 if trouble else 0

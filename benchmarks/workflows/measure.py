@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, figure
+from benchmarks.series import percentile
 from benchmarks.workflows.stage import Stage
 
 PARTS = ("steps", "throughput", "memory", "fanout", "large")
@@ -19,6 +21,7 @@ SETTLE_SECONDS = 5.0
 Kind = Literal["workflow", "bare"]
 KINDS: tuple[Kind, Kind] = ("workflow", "bare")
 BARE = "the bare floor, same run"
+beside_floor = partial(figure, of=BARE)
 MESSAGES = "the same tasks sent bare to the same workers, same run"
 
 
@@ -35,10 +38,6 @@ class Sizes:
     large_items: int
     """0: not measured."""
     empty_pools: int
-
-    def to_json(self) -> dict[str, int]:
-        """Return the sizes as they stand in the results."""
-        return asdict(self)
 
 
 FULL = Sizes(
@@ -172,11 +171,17 @@ class Measurements:
         rate, bare_rate = self._rate("workflow"), self._rate("bare")
         writes = [self._median(f"throughput {kind}", "writes_per_workflow") for kind in KINDS]
         return [
-            figure("step_p50_ms", "chain: a step, p50, ms", (percentile(step, 50), percentile(floor, 50)), goal=15),
-            figure("step_p99_ms", "chain: a step, p99, ms", (percentile(step, 99), percentile(floor, 99)), goal=100),
-            figure("workflows_per_minute", "workflows of one task, a minute", (rate, bare_rate), goal=3000, most=True),
-            figure("workflows_ratio", "… times the floor's", _ratio(rate, bare_rate), goal=0.5, most=True),
-            figure("api_writes_per_workflow", "API writes for each of them", (writes[0], writes[1]), goal=3),
+            beside_floor(
+                "step_p50_ms", "chain: a step, p50, ms", (percentile(step, 50), percentile(floor, 50)), goal=15
+            ),
+            beside_floor(
+                "step_p99_ms", "chain: a step, p99, ms", (percentile(step, 99), percentile(floor, 99)), goal=100
+            ),
+            beside_floor(
+                "workflows_per_minute", "workflows of one task, a minute", (rate, bare_rate), goal=3000, most=True
+            ),
+            beside_floor("workflows_ratio", "… times the floor's", _ratio(rate, bare_rate), goal=0.5, most=True),
+            beside_floor("api_writes_per_workflow", "API writes for each of them", (writes[0], writes[1]), goal=3),
         ]
 
     def _fanout_figures(self) -> list[Figure]:
@@ -198,8 +203,10 @@ class Measurements:
         loaded = f"… with {2 * sizes.workflows} finished workflows, {sizes.empty_pools} pools, MiB"
         bare_idle, bare_loaded = found("memory_idle_bare_mib"), found("memory_loaded_bare_mib")
         return [
-            figure("memory_idle_mib", "operator's memory idle, MiB", (found("memory_idle_mib"), bare_idle), goal=120),
-            figure("memory_loaded_mib", loaded, (found("memory_loaded_mib"), bare_loaded), goal=160),
+            beside_floor(
+                "memory_idle_mib", "operator's memory idle, MiB", (found("memory_idle_mib"), bare_idle), goal=120
+            ),
+            beside_floor("memory_loaded_mib", loaded, (found("memory_loaded_mib"), bare_loaded), goal=160),
             figure("memory_per_workflow_kib", "… growth for each more, KiB", found("memory_per_workflow_kib"), goal=10),
         ]
 
@@ -213,34 +220,6 @@ class Measurements:
     def _median(self, name: str, field: str) -> float | None:
         found = self.details.get(name)
         return statistics.median(each[field] for each in found) if found else None
-
-
-def figure(
-    key: str,
-    title: str,
-    value: float | tuple[float | None, float | None] | None,
-    *,
-    goal: float | None = None,
-    most: bool = False,
-    of: str = BARE,
-) -> Figure:
-    """Return a figure; a pair is ours and the baseline's, ``most`` says that more is better."""
-    ours, baseline = value if isinstance(value, tuple) else (value, None)
-    return Figure(
-        key=key,
-        title=title,
-        value=ours,
-        goal=goal,
-        better="higher" if most else "lower",
-        baseline=baseline,
-        baseline_is=of if baseline is not None else "",
-    )
-
-
-def percentile(values: Sequence[float], percent: int) -> float | None:
-    """Return the smallest value that so many per cent of all values do not exceed; None of no values."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
 
 
 def _ratio(ours: float | None, baseline: float | None) -> tuple[float, float] | None:

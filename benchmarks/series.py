@@ -33,5 +33,10 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """Return the smallest value that so many per cent of all values do not exceed; None of no values."""
+    return _percentile(sorted(values), percent) if values else None
+
+
 def _percentile(ordered: Sequence[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
