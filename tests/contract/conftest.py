@@ -1,16 +1,19 @@
-"""Real servers, shared by the contract tests; each test gets a database or virtual host's worth of names of its own."""
+"""Servers of the contract tests; of the real ones, which are shared, each test gets names of its own."""
 
 from __future__ import annotations
 
 import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from celery import Celery
 from celery.backends.redis import RedisBackend
 
+from celery_operator.adapters.kubernetes.connection import ApiConnection
 from celery_operator.adapters.result_backend import RedisResultBackend
+from contract.api_server import ApiServer
 from servers import LOOPBACK, RabbitServer, RedisServer, rabbitmq_server, redis_server
 
 
@@ -58,3 +61,18 @@ def celery_backend(redis: RedisServer) -> Iterator[RedisBackend]:
     yield app.backend
     app.backend.client.close()
     app.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    """Return an API server in this process."""
+    async with ApiServer() as serving:
+        yield serving
+
+
+@pytest.fixture
+async def api(server: ApiServer, tmp_path: Path) -> AsyncIterator[ApiConnection]:
+    """Return a connection to it."""
+    opened = await ApiConnection.open(server.kubeconfig(tmp_path))
+    yield opened
+    await opened.close()

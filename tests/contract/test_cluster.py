@@ -33,19 +33,6 @@ FLOWS = f"/apis/{API_VERSION}/namespaces/{NAMESPACE}/celeryworkflows"
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ApiServer]:
-    async with ApiServer() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def api(server: ApiServer, tmp_path: Path) -> AsyncIterator[ApiConnection]:
-    opened = await ApiConnection.open(server.kubeconfig(tmp_path))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 async def kubernetes(api: ApiConnection) -> AsyncIterator[KubernetesCluster]:
     opened = KubernetesCluster(api, clock=SystemClock(), instance="operator-0")
     yield opened

@@ -27,19 +27,6 @@ TIMES = LeaseTimes(duration=1.0, deadline=0.6, retry=0.1, look=0.05)
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ApiServer]:
-    async with ApiServer() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def api(server: ApiServer, tmp_path: Path) -> AsyncIterator[ApiConnection]:
-    opened = await ApiConnection.open(server.kubeconfig(tmp_path))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 async def candidate(api: ApiConnection) -> AsyncIterator[Callable[[str], LeaderElection]]:
     watchdogs: list[Watchdog] = []
 
