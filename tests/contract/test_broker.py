@@ -24,7 +24,7 @@ from celery_operator.domain.messages import TaskMessage
 from celery_operator.services.ports import Broker
 from celery_patterns.protocol import PUBLISHED_AT_HEADER, TASK_HEADER, TaskIdentity
 from contract.patience import until
-from servers import LOOPBACK, RabbitServer, RedisServer, celery_worker, free_port, redis_server
+from servers import LOOPBACK, RabbitServer, RedisServer, Worker, celery_worker, free_port, redis_server
 
 UID = "11111111-2222-4333-8444-555555555555"
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -221,6 +221,18 @@ async def test_a_queue_that_is_deleted_meanwhile_is_an_error_and_comes_back(
     assert await broker.waiting([queue]) == {queue: 1}
 
 
+def stock_worker(broker: str, backend: str, queue: str) -> AbstractContextManager[Worker]:
+    return celery_worker(
+        broker=broker,
+        backend=backend,
+        app="stock_app:app",
+        queues=queue,
+        pool="solo",
+        agent=False,
+        python_path=Path(__file__).parent,
+    )
+
+
 @pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
 async def test_a_stock_worker_runs_what_was_published(
     kind: str, request: pytest.FixtureRequest, redis: RedisServer, connections: CeleryConnections, queue: str
@@ -231,15 +243,7 @@ async def test_a_stock_worker_runs_what_was_published(
     backend = connections.result_backend(redis.url(5))
     first = message(queue, 0, args=(1, {"a": [2]}), kwargs={"b": "c"}, time_limit=60, soft_time_limit=50)
     second = TaskMessage(TaskIdentity(UID, 1, f"{queue}-fail", 0, 1), "stock.fail", queue=queue)
-    worker = celery_worker(
-        broker=url,
-        backend=redis.url(5),
-        app="stock_app:app",
-        queues=queue,
-        pool="solo",
-        agent=False,
-        python_path=Path(__file__).parent,
-    )
+    worker = stock_worker(url, redis.url(5), queue)
     ids = [first.identity.task_id, second.identity.task_id]
     await broker.publish([first, second])
 
@@ -275,15 +279,7 @@ async def test_revoked_tasks_are_not_run(
     url = redis.url(6) if kind == "redis" else server.url()
     broker, backend = connections.broker(url), connections.result_backend(redis.url(7))
     task = message(queue)
-    worker = celery_worker(
-        broker=url,
-        backend=redis.url(7),
-        app="stock_app:app",
-        queues=queue,
-        pool="solo",
-        agent=False,
-        python_path=Path(__file__).parent,
-    )
+    worker = stock_worker(url, redis.url(7), queue)
 
     async def heard() -> bool:
         # A broadcast reaches only workers that listen by now.
