@@ -114,8 +114,11 @@ class Patience:
             raise StoreUnavailable("its soft time limit ran out before it was claimed", requeue=True) from error
 
 
-def claim(store: ClaimStore, delivery: Delivery, patience: Patience, worker: str) -> None:
+def claim(store: ClaimStore, delivery: Delivery, patience: Patience, worker: str) -> bool:
     """Take the attempt for this delivery; returns when it may run.
+
+    Returns:
+        True if this is its first start and nothing is stored under its id.
 
     Raises:
         DuplicateDropped: If the attempt has ended, or runs elsewhere.
@@ -143,7 +146,7 @@ def claim(store: ClaimStore, delivery: Delivery, patience: Patience, worker: str
         if answer.verdict is Verdict.CLAIMED:
             if answer.starts > 1:
                 logger.warning("%s starts again (%d): the lease of its last worker is over", delivery, answer.starts)
-            return
+            return answer.starts == 1 and not result_seen
         if answer.verdict is Verdict.ENDED:
             raise _duplicate(delivery, "this attempt has ended")
         if not delivery.redelivered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +21,17 @@ from celery_patterns import protocol
 from celery_patterns.agent import references
 from celery_patterns.agent.carried import TOKEN_KEY, CarriedResult, DuplicateDropped, StoreUnavailable, encode_small
 from celery_patterns.agent.claiming import STORE_ERRORS, Delivery, Patience, claim
+from celery_patterns.agent.first_result import expect_anything, expect_none, spare_first_look
 from celery_patterns.agent.settings import AgentSettings
 from celery_patterns.agent.store import ClaimStore, is_redis_backend
 
 logger = logging.getLogger(__name__)
 
 Tracer = Callable[..., Any]
+
+SURE_SHARE = 0.5
+"""Of the lease: so long after its claim a first start can rely on nobody else storing a result for it. The lease is
+renewed by the main process, which a task's process cannot watch; half of it leaves time for the write itself."""
 
 _current = threading.local()
 """Of the task that this thread runs: ``returned``, its value in a tuple, and ``original``, its message's arguments."""
@@ -45,6 +51,8 @@ class Guard:
         self._hostname = hostname
         self._settings = settings
         self._redis = is_redis_backend(app.backend)
+        if self._redis:
+            spare_first_look(type(app.backend))
         self._inline = app.backend.serializer == "json"
         self._store: ClaimStore | None = None
         self._store_pid = 0
@@ -90,7 +98,7 @@ class Guard:
         try:
             patience = Patience(self._settings.store_patience_seconds, delivery)
             if self._redis:
-                claim(self._connected(), delivery, patience, self._hostname)
+                self._claim(delivery, patience)
             if not delivery.request[protocol.TASK_HEADER].get("values_inline"):
                 args, kwargs = self._resolve(patience, args, kwargs)
         except (DuplicateDropped, StoreUnavailable) as refusal:
@@ -102,6 +110,15 @@ class Guard:
         if outcome.info is None:
             outcome = outcome._replace(retstr=CarriedResult(outcome.retstr, *self._encode()))
         return outcome
+
+    def _claim(self, delivery: Delivery, patience: Patience) -> None:
+        asked_at = time.monotonic()
+        first = claim(self._connected(), delivery, patience, self._hostname)
+        if first:
+            waited = time.monotonic() - asked_at
+            expect_none(delivery.id, self._settings.lease_seconds * SURE_SHARE - waited)
+        else:
+            expect_anything()
 
     def _resolve(self, patience: Patience, args: Any, kwargs: Any) -> tuple[Any, Any]:
         while True:
