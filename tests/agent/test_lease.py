@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu.connection import Connection
-from kombu.entity import Queue
 from kombu.transport import redis as redis_transport
 
+from agent.held import Held
 from agent.stage import LEDGER_DB, RESULT_DB, Stage
 from celery_patterns import protocol
 from celery_patterns.agent import lease
-from celery_patterns.agent.lease import Keys, Lease
+from celery_patterns.agent.lease import Lease
 from celery_patterns.examples.ledger import LEDGER_KEY
 from servers import RedisServer, celery_worker, eventually, redis_server
 
@@ -127,53 +126,6 @@ def test_consumer_without_an_agent_keeps_its_hour(alone: Stage, once: Counter[st
 
 
 # ---------------------------------------------------------------------------------------- the scripts, without workers
-
-
-class Held:
-    """Messages that a worker of some clock has taken, on a database of their own."""
-
-    def __init__(self, server: RedisServer, stack: ExitStack, prefix: str) -> None:
-        self.prefix = prefix
-        self.keys = Keys.of({}).leased()
-        options = {"global_keyprefix": prefix, **self.keys.options()}
-        connection: Any = Connection(server.url(), transport_options=options)  # type: ignore[no-untyped-call]
-        stack.callback(connection.release)
-        self.channel: Any = connection.channel()
-        self.queue: Any = Queue("q", channel=self.channel)  # type: ignore[no-untyped-call]
-        self.queue.declare()  # type: ignore[no-untyped-call]
-        self.client: Any = stack.enter_context(server.client())
-        self.brokers = [lease._Broker(connection, {"global_keyprefix": prefix}, self.keys) for _ in range(2)]
-        for broker in self.brokers:
-            stack.callback(broker.close)
-
-    def take(self, body: str = "x") -> str:
-        """Publish a message, take it, and return its tag."""
-        producer = self.channel.connection.client.Producer(self.channel)
-        producer.publish(body, routing_key="q", headers={"task": "t", "id": body})
-        message = self.queue.get()
-        assert message is not None
-        return str(message.delivery_tag)
-
-    def noted(self, tag: str, seconds_ago: float) -> None:
-        """Let it be noted at another time, as by a clock that is wrong or a worker that has died."""
-        self.client.zadd(self.index, {tag: self.now() - seconds_ago})
-
-    def now(self) -> float:
-        seconds, micros = self.client.time()
-        return float(seconds) + float(micros) / 1e6
-
-    @property
-    def index(self) -> str:
-        return f"{self.prefix}unacked_index:leased"
-
-    def look(self, which: int = 0) -> list[str]:
-        """Look at once, whoever looked a moment ago."""
-        self.client.delete(f"{self.index}:turn")
-        return self.brokers[which].look(10)
-
-    def waiting(self) -> list[str]:
-        texts: list[bytes] = self.client.lrange(f"{self.prefix}q", 0, -1)
-        return [json.loads(text)["headers"]["id"] for text in texts]
 
 
 @pytest.fixture(params=["", "shop:"], ids=["no prefix", "prefix"])

@@ -34,6 +34,8 @@ RENEW_SECONDS = 1.0
 CONFIRM_SECONDS = 1.5
 """A lease is over when it was seen so twice, this long apart. A message is first noted with its worker's own clock,
 which may be wrong; the first renewal, at most RENEW_SECONDS later, writes the server's time."""
+SUSPECT_SECONDS = 60
+"""A suspicion that has led to nothing for so long is forgotten: what it was about has ended by itself."""
 LOOK_SECONDS = 0.9
 """How often one of all workers looks for leases that are over."""
 STRAY_SECONDS = 60.0
@@ -50,56 +52,54 @@ TRIES = 20
 RENEW_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local suspected = redis.call('EXISTS', KEYS[2]) == 1
 local renewed = 0
-for i = 1, #ARGV do
-  renewed = renewed + redis.call('ZADD', KEYS[1], 'XX', 'CH', now, ARGV[i])
-  if suspected then redis.call('ZREM', KEYS[2], ARGV[i]) end
-end
+for i = 1, #ARGV do renewed = renewed + redis.call('ZADD', KEYS[1], 'XX', 'CH', now, ARGV[i]) end
 return renewed
 """
-"""KEYS: index, suspects. ARGV: delivery tags. Only what the index still lists is renewed: an acknowledged message stays
-away."""
+"""KEYS: index. ARGV: delivery tags. Only what the index still lists is renewed: an acknowledged message stays away."""
 
 LOOK_SCRIPT = """
 if not redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[3]) then return {} end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local over = {}
-for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[4])) do
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[5])
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+for i = 1, #old, 2 do
+  local tag, suspect = old[i], old[i] .. '|' .. old[i + 1]
   if redis.call('HEXISTS', KEYS[3], tag) == 0 then
     redis.call('ZREM', KEYS[1], tag)
-    redis.call('ZREM', KEYS[2], tag)
   else
-    local since = redis.call('ZSCORE', KEYS[2], tag)
+    local since = redis.call('ZSCORE', KEYS[2], suspect)
     if not since then
-      redis.call('ZADD', KEYS[2], now, tag)
+      redis.call('ZADD', KEYS[2], now, suspect)
     elseif now - since >= tonumber(ARGV[2]) then
       over[#over + 1] = tag
     end
   end
 end
-redis.call('EXPIRE', KEYS[2], 60)
+redis.call('EXPIRE', KEYS[2], ARGV[5])
 for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + 1, '+inf', 'LIMIT', 0, ARGV[4])) do
   redis.call('ZADD', KEYS[1], 'XX', now, tag)
 end
 return over
 """
-"""KEYS: index, suspects, held messages, the turn to look. ARGV: lease (s), confirm (s), a turn's length (ms), many.
-Returns tags whose lease is over. A time in the future comes from a worker whose clock is ahead, and is corrected."""
+"""KEYS: index, suspects, held messages, the turn to look. ARGV: lease (s), confirm (s), a turn's length (ms), many, how
+long a suspicion is kept (s). Returns tags whose lease is over. What is suspected is a message as it was noted: one that
+was renewed, or given back and taken again, is suspected anew. A time in the future comes from a worker whose clock is
+ahead, and is corrected."""
 
 GIVE_BACK_SCRIPT = """
 local time = redis.call('TIME')
 local since = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not since or tonumber(since) > time[1] + time[2] / 1000000 - ARGV[2] then return 0 end
 redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-if redis.call('HDEL', KEYS[3], ARGV[1]) == 0 then return 0 end
-for i = 4, #KEYS do redis.call('RPUSH', KEYS[i], ARGV[i - 1]) end
+if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
+for i = 3, #KEYS do redis.call('RPUSH', KEYS[i], ARGV[i]) end
 return 1
 """
-"""KEYS: index, suspects, held messages, lists. ARGV: tag, lease (s), a message for each list. Returns 1 if this call
-gave it back."""
+"""KEYS: index, held messages, lists. ARGV: tag, lease (s), a message for each list. Returns 1 if this call gave it
+back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,12 +289,13 @@ class _Broker:
 
     def renew(self, tags: Sequence[str]) -> None:
         """Begin the leases anew."""
-        self._renew(keys=[self._index, self._suspects], args=list(tags))
+        self._renew(keys=[self._index], args=list(tags))
 
     def look(self, lease_seconds: float) -> list[str]:
         """Return the tags whose lease is over, if it is this worker's turn to look."""
         keys = [self._index, self._suspects, self._held, self._turn]
-        found = self._look(keys=keys, args=[lease_seconds, CONFIRM_SECONDS, int(LOOK_SECONDS * 1000), MANY])
+        turn_ms = int(LOOK_SECONDS * 1000)
+        found = self._look(keys=keys, args=[lease_seconds, CONFIRM_SECONDS, turn_ms, MANY, SUSPECT_SECONDS])
         return [bytes_to_str(tag) for tag in found]  # type: ignore[no-untyped-call]
 
     def give_back(self, tag: str, lease_seconds: float) -> str:
@@ -309,7 +310,7 @@ class _Broker:
             return ""
         lists = [self._prefix + name for name, _ in pushed.messages]
         texts = [text for _, text in pushed.messages]
-        keys = [self._index, self._suspects, self._held, *lists]
+        keys = [self._index, self._held, *lists]
         done = self._give_back(keys=keys, args=[tag, lease_seconds, *texts])
         headers = payload.get("headers") or {}
         return f"{headers.get('task')}[{headers.get('id')}]" if done else ""

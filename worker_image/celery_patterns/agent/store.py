@@ -64,20 +64,21 @@ local time = redis.call('TIME')
 local expiry = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1]))
 local keep, renewed = tonumber(ARGV[2]), {}
 for i, key in ipairs(KEYS) do
-  local record = redis.call('HMGET', key, 'state', 'token')
-  if record[1] == 'running' and record[2] == ARGV[i + 2] then
+  local record = redis.call('HMGET', key, 'state', 'token', 'until')
+  if record[1] == 'running' and record[2] ~= ARGV[i + 2] then
+    renewed[i] = 2
+  elseif record[1] == 'running' and record[3] ~= '0' then
     redis.call('HSET', key, 'until', expiry)
     redis.call('EXPIRE', key, keep)
     renewed[i] = 1
-  elseif record[1] == 'running' then
-    renewed[i] = 2
   else
     renewed[i] = 0
   end
 end
 return renewed
 """
-"""KEYS: claims. ARGV: lease (ms), keep (s), then the token of each. Returns 1 renewed, 2 another's, 0 none running."""
+"""KEYS: claims. ARGV: lease (ms), keep (s), then the token of each. Returns 1 renewed, 2 another's, 0 none running.
+What was given back stays so: a renewal that was sent before may be carried out after it."""
 
 RECORD_DONE_SCRIPT = """
 redis.call('HSET', KEYS[1], 'state', 'done')
