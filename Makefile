@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 HARNESS := PYTHONPATH=tests/cluster $(BIN)/python -m harness
 # Tests mostly wait for real servers and workers, so more of them run at a time than there are cores.
 JOBS ?= 4
+# One kind of Redis (redis-7, redis-8, valkey-8) for all tests; none: most run on the first, what keeps state in Redis on each.
+REDIS ?= $(TEST_REDIS)
 
 ##@ For everybody
 
@@ -38,8 +40,9 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@touch $@
 
 .PHONY: system
-system: $(VENV)/.installed ## The servers and tools that tests start: redis-server, rabbitmq-server, helm
+system: $(VENV)/.installed ## The servers and tools that tests start: Redis 7 and 8, Valkey, RabbitMQ, helm
 	@tests/install-servers
+	@TEST_REDIS="$(REDIS)" PYTHONPATH=tests:tests/cluster $(BIN)/python -m servers_install
 	@$(HARNESS) helm >/dev/null
 
 .PHONY: lint
@@ -59,8 +62,8 @@ format: $(VENV)/.installed ## Let ruff format and mend what it can
 	@$(BIN)/ruff format .
 
 .PHONY: test
-test: $(VENV)/.installed system lint type ## Every check and test that needs no cluster
-	@$(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile $(PYTEST_ARGS)
+test: $(VENV)/.installed system lint type ## Every check and test that needs no cluster (REDIS=valkey-8: all on this one kind)
+	@TEST_REDIS="$(REDIS)" $(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write crds/, the chart's CRDs and values schema, and the field reference

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 import pytest
 
 from agent.stage import Stage
-from servers import RedisServer, redis_server
+from servers import RedisKind, RedisServer, redis_server
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
+def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
+    with redis_server(kind=redis_kind) as server:
         yield server
 
 

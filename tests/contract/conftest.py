@@ -14,13 +14,13 @@ from celery.backends.redis import RedisBackend
 from celery_operator.adapters.kubernetes.connection import ApiConnection
 from celery_operator.adapters.result_backend import RedisResultBackend
 from contract.api_server import ApiServer
-from servers import LOOPBACK, RabbitServer, RedisServer, rabbitmq_server, redis_server
+from servers import LOOPBACK, RabbitServer, RedisKind, RedisServer, rabbitmq_server, redis_server
 
 
 @pytest.fixture(scope="session")
-def redis() -> Iterator[RedisServer]:
+def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
     """Return a Redis that stays up."""
-    with redis_server() as server:
+    with redis_server(kind=redis_kind) as server:
         yield server
 
 

@@ -9,12 +9,12 @@ from celery import Celery
 
 from celery_patterns.store import Store, StoreSettings
 from patterns.resilience.clocked import ClockedStore
-from servers import RabbitServer, RedisServer, rabbitmq_server, redis_server
+from servers import RabbitServer, RedisKind, RedisServer, rabbitmq_server, redis_server
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
+def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
+    with redis_server(kind=redis_kind) as server:
         yield server
 
 

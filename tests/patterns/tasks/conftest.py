@@ -14,15 +14,15 @@ import pytest
 from celery_patterns.store import Store
 from celery_patterns.tasks.patterns import patterns_of
 from patterns.tasks import shop
-from servers import RedisServer, Worker, celery_worker, eventually, redis_server
+from servers import RedisKind, RedisServer, Worker, celery_worker, eventually, redis_server
 
 TESTS = Path(__file__).parents[2]
 BROKER, RESULTS, LEDGER = 0, 1, 2
 
 
 @pytest.fixture(scope="package")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
+def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
+    with redis_server(kind=redis_kind) as server:
         shop.app.conf.update(broker_url=server.url(BROKER), result_backend=server.url(RESULTS))
         yield server
         shop.app.close()
