@@ -18,7 +18,7 @@ from celery_operator.adapters.agents import AiohttpWorkerAgents
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.connections import CeleryConnections
 from celery_operator.adapters.failpoints import ending_at
-from celery_operator.adapters.garbage import calm_garbage_collector
+from celery_operator.adapters.garbage import calm_garbage_collector, give_back_when_quiet
 from celery_operator.adapters.health_server import HealthServer
 from celery_operator.adapters.kubernetes.cluster import KubernetesCluster
 from celery_operator.adapters.kubernetes.connection import ApiConnection
@@ -124,6 +124,8 @@ async def lead(
     stack.push_async_callback(controller.close)
     metrics.leads(leads=True)
     metrics.watch_workflows(lambda: workflows.active)
+    tidying = asyncio.create_task(give_back_when_quiet(lambda: workflows.active), name="give memory back")
+    stack.callback(tidying.cancel)
     watching = asyncio.create_task(
         watch(
             lambda kind, manifest, deleted: controller.observe(kind, manifest, deleted=deleted),
