@@ -151,7 +151,7 @@ def test_oversized_message_is_kept_undecoded(redis: RedisServer) -> None:
         stage.send("ok", "x" * 20_000)
         (letter,) = stage.wait_letters(1, what=worker.log)
         assert (letter.reason, letter.message.task) == ("oversized", "ok")
-        assert letter.error.endswith("bytes, which is more than 10000")
+        assert "bytes, which is more than 10000 (patterns_max_message_bytes)" in letter.error
         small = stage.send("ok", "y")
         eventually(lambda: stage.state(small) == "SUCCESS")
 

@@ -37,6 +37,8 @@ GATHER_SECONDS = 0.01
 """How long announcements gather while the worker is busy: several share one command, and a step waits half as long."""
 BUSY_COUNT, BUSY_SECONDS = 16, 0.08
 """Busy: this many ends within this time (200 a second), and more work at hand. A chain has never more work at hand."""
+LOOKED_AT_CHARACTERS = 16 * protocol.MESSAGE_CHARACTERS
+"""How much of an exception's text is searched for credentials: it may be as long as a task's data."""
 RETRY_SECONDS = 0.5
 STOP_SECONDS = 3.0
 """How long the end of the worker waits for the last announcements."""
@@ -241,6 +243,15 @@ class Announcer:
                 raise RuntimeError("this worker's result backend keeps no claims")
             self._store = self._make_store()
         return self._store
+
+
+def announced(text: str) -> str:
+    """Return what is announced of an exception's text: without credentials, and cut."""
+    looked_at = text[:LOOKED_AT_CHARACTERS]
+    if len(text) > len(looked_at):
+        # A URL that is cut here may end in a password; an @ makes it one that is masked.
+        looked_at += "@"
+    return protocol.mask_url(looked_at)[: protocol.MESSAGE_CHARACTERS]
 
 
 def _with_sizes(store: ClaimStore, batch: Sequence[Conclusion]) -> list[tuple[Conclusion, int]]:

@@ -13,7 +13,7 @@ from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Ignore, Reject
 
 from celery_patterns import protocol
-from celery_patterns.agent.announcer import Conclusion, RunningAttempt
+from celery_patterns.agent.announcer import Conclusion, RunningAttempt, announced
 from celery_patterns.agent.carried import TOKEN_KEY, CarriedResult, DuplicateDropped, StoreUnavailable
 from celery_patterns.agent.store import RELEASE
 
@@ -204,7 +204,7 @@ class FollowedRequest:
                     encoded=encoded,
                     size=size,
                     exception=exception,
-                    message=message[: protocol.MESSAGE_CHARACTERS],
+                    message=announced(message) if message else "",
                 )
             )
 

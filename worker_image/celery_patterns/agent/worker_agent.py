@@ -14,7 +14,7 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_patterns import protocol
 from celery_patterns.agent import counts, native
-from celery_patterns.agent.announcer import Announcer, Conclusion
+from celery_patterns.agent.announcer import Announcer, Conclusion, announced
 from celery_patterns.agent.drain import Drain
 from celery_patterns.agent.guard import Guard
 from celery_patterns.agent.lease import Lease
@@ -150,7 +150,8 @@ class WorkerAgent:
         header = headers.get(protocol.TASK_HEADER)
         if header is None or protocol.TaskIdentity.from_header(header) is None:
             return
-        task_id, retries = str(headers.get("id")), int(headers.get("retries") or 0)
+        task_id, retries = str(headers.get("id")), headers.get("retries")
+        retries = retries if isinstance(retries, int) else 0
         self.announcer.concluded(
             Conclusion(
                 header=header,
@@ -159,7 +160,7 @@ class WorkerAgent:
                 token="",
                 state=state,
                 exception=exception,
-                message=message[: protocol.MESSAGE_CHARACTERS],
+                message=announced(message),
             )
         )
 

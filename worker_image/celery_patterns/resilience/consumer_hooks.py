@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery_patterns.resilience import letters
+from celery import signals
+
+from celery_patterns.resilience import decompression, letters, message_form
+from celery_patterns.resilience.decompression import OversizedMessage, too_large
 from celery_patterns.resilience.letters import Letter, OriginalMessage, describe
 
 if TYPE_CHECKING:
@@ -51,11 +54,15 @@ def install(consumer: Any, undertaker: Undertaker) -> None:
     if getattr(consumer, "celery_patterns_hooks", None) is not None:
         return
     consumer.celery_patterns_hooks = hooks = _Hooks(consumer, undertaker)
+    decompression.install(undertaker.settings.max_message_bytes)
     # Where each handler has the message among its arguments; an error, if there is one, is the last.
-    consumer.on_decode_error = hooks.around(consumer.on_decode_error, 0, _reason_of_decoding)
+    consumer.on_decode_error = hooks.around(consumer.on_decode_error, 0, _reason_of_decoding, silent=True)
     consumer.on_unknown_message = hooks.around(consumer.on_unknown_message, 1, lambda _: letters.INVALID)
     consumer.on_unknown_task = hooks.around(consumer.on_unknown_task, 1, lambda _: letters.UNKNOWN_TASK)
     consumer.on_invalid_task = hooks.around(consumer.on_invalid_task, 1, _reason_of_invalid)
+    if getattr(consumer, "task_consumer", None) is not None:
+        # It was made before, with Celery's own handler, which throws away what cannot be decompressed.
+        consumer.task_consumer.on_decode_error = consumer.on_decode_error
     make_handler = consumer.create_task_handler
     consumer.create_task_handler = lambda *args, **kwargs: hooks.careful(make_handler(*args, **kwargs))
 
@@ -69,8 +76,13 @@ class _Hooks:
         # would make Celery reconnect, get the message back and reconnect, for ever.
         self._broken = tuple(kind for kind in errors if not issubclass(kind, OF_CONTENT))
 
-    def around(self, inner: Callable[..., Any], position: int, reason: Callable[[Any], str]) -> Callable[..., None]:
-        """Return a handler that lets Celery's own do all but settle the message, and keeps that as a letter."""
+    def around(
+        self, inner: Callable[..., Any], position: int, reason: Callable[[Any], str], *, silent: bool = False
+    ) -> Callable[..., None]:
+        """Return a handler that lets Celery's own do all but settle the message, and keeps that as a letter.
+
+        ``silent``: Celery's own tells nobody that it rejects the message, so this does.
+        """
 
         def handle(*args: Any) -> None:
             message = args[position]
@@ -80,31 +92,83 @@ class _Hooks:
                 inner(*(held if each is message else each for each in args))
             except Exception:
                 logger.exception("the failure of a message cannot be told")
-            self.bury(message, reason(error), error)
+            why = reason(error)
+            if silent:
+                signals.task_rejected.send(sender=self._consumer, message=message, exc=error)
+            self._tell_caller(message, why, error)
+            self.bury(message, why, error)
 
         return handle
 
     def careful(self, handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return a task handler that no message can break: what it raises would end the worker."""
-        limit = self._undertaker.settings.max_message_bytes
 
         def on_message(message: Any) -> Any:
-            size = len(message.body or b"")
-            if size > limit:
-                self.bury(message, letters.OVERSIZED, ValueError(f"{size} bytes, which is more than {limit}"))
-                return None
             try:
+                self._inspect(message)
                 return handle(message)
             except self._broken:
                 raise
             except Exception as error:
                 if message.acknowledged:
                     raise
-                logger.exception("a message cannot be taken")
-                self.bury(message, letters.INVALID, error)
+                if not isinstance(error, (message_form.MalformedMessage, OversizedMessage)):
+                    logger.exception("a message cannot be taken")
+                self._consumer.on_invalid_task(None, message, error)
                 return None
 
         return on_message
+
+    def _inspect(self, message: Any) -> None:
+        """Look at a message before Celery takes it.
+
+        Raises:
+            OversizedMessage: If it is too large to be decoded here.
+            MalformedMessage: If it names a task that is known and Celery could not run it.
+        """
+        size, limit = len(message.body or b""), self._undertaker.settings.max_message_bytes
+        if size > limit:
+            raise OversizedMessage(too_large(f"{size} bytes", limit))
+        headers = message.headers
+        try:
+            payload = message.payload
+        except Exception:  # noqa: BLE001 - Celery meets the same, and has a handler for it
+            return
+        fields = headers if "task" in headers else payload
+        if isinstance(fields, Mapping) and "task" in fields:
+            name = fields["task"]
+            if not isinstance(name, str) or name in self._consumer.strategies:
+                message_form.check(headers, payload)
+
+    def _tell_caller(self, message: Any, reason: str, error: BaseException | None) -> None:
+        """Store the failure of a message whose caller would else wait for ever; best effort.
+
+        Not where messages are signed: anybody could write a failure for any id.
+        """
+        app, headers = self._consumer.app, message.headers
+        task_id = headers.get("id")
+        told = reason in (letters.INVALID, letters.OVERSIZED, letters.UNDECODABLE)
+        if error is None or not told or app.conf.task_serializer == "auth" or headers.get("ignore_result"):
+            return
+        if isinstance(task_id, str) and task_id:
+            try:
+                app.backend.mark_as_failure(task_id, error)
+            except Exception:
+                logger.exception("the failure of %s cannot be stored", task_id)
+
+    def _explain(self, message: Any, reason: str, error: BaseException | None) -> str:
+        """Return what is wrong, in words that say what to do where the error's own do not."""
+        if reason == letters.UNKNOWN_TASK:
+            return (
+                "NotRegistered: this worker knows no task of this name: is its module imported by the application, "
+                "or is the worker of an old version?"
+            )
+        if type(error).__name__ == "ContentDisallowed":
+            return f"{describe(error)}; accept_content is {list(self._consumer.app.conf.accept_content)} here"
+        compression = message.headers.get("compression")
+        if compression and message.errors and isinstance(error, (LookupError, TypeError)):
+            return f"{type(error).__name__}: this worker knows no compression {compression!r}"
+        return describe(error) or "no task message: neither its headers nor its body name a task"
 
     def bury(self, message: Any, reason: str, error: BaseException | None) -> None:
         """Keep a message; acknowledge it then."""
@@ -113,7 +177,7 @@ class _Hooks:
             queue=self._undertaker.queue_of(message),
             reason=reason,
             message=OriginalMessage.of(message),
-            error=describe(error) or "not a task message",
+            error=self._explain(message, reason, error),
             worker=self._undertaker.hostname,
         )
 
@@ -124,10 +188,14 @@ class _Hooks:
 
 
 def _reason_of_decoding(error: BaseException) -> str:
+    if isinstance(error, OversizedMessage):
+        return letters.OVERSIZED
     return letters.BAD_SIGNATURE if _is_signature(error) else letters.UNDECODABLE
 
 
 def _reason_of_invalid(error: BaseException) -> str:
+    if isinstance(error, OversizedMessage):
+        return letters.OVERSIZED
     if type(error).__name__ == "ContentDisallowed":
         return letters.UNDECODABLE
     return letters.BAD_SIGNATURE if _is_signature(error) else letters.INVALID

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from kombu.utils.json import dumps, loads
 
+from celery_patterns import protocol
+
 UNDECODABLE: Final = "undecodable"
 """Its body cannot be read: not of its content type, or of one that is not accepted."""
 BAD_SIGNATURE: Final = "bad_signature"
@@ -51,7 +53,7 @@ _FRAME: Final = re.compile(r'File "([^"]+)", line \d+, in (\S+)')
 
 @dataclass(frozen=True, slots=True)
 class OriginalMessage:
-    """A message as it came, byte for byte."""
+    """A message as it came, byte for byte; one that came compressed is kept decompressed."""
 
     body: bytes
     headers: dict[str, Any] = field(default_factory=dict)
@@ -67,9 +69,12 @@ class OriginalMessage:
             body = b""
         if isinstance(body, str):
             body = body.encode(errors="surrogatepass")
+        headers = dict(message.headers or {})
+        if not getattr(message, "errors", None):
+            headers.pop("compression", None)  # kombu has decompressed the body
         return cls(
             body=bytes(body),
-            headers=dict(message.headers or {}),
+            headers=headers,
             properties={name: value for name, value in (message.properties or {}).items() if name != "delivery_tag"},
             content_type=message.content_type,
             content_encoding=message.content_encoding,
@@ -180,14 +185,14 @@ def hash_traceback(text: str, error: str) -> str:
 
 
 def describe(error: BaseException | None) -> str:
-    """Return type and text of an exception, whatever its ``__str__`` does."""
+    """Return type and text of an exception, whatever its ``__str__`` does, without credentials."""
     if error is None:
         return ""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - a user's __str__
         text = "(no readable text)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return protocol.mask_url(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def _text(value: Any) -> str:
