@@ -35,6 +35,11 @@ end
 local mine = redis.call('ZSCORE', K[1], HOLDER)
 local taken = redis.call('ZCARD', K[1])
 if not mine and taken >= limit then
+  for _, holder in ipairs(redis.call('ZRANGE', K[1], 0, -1)) do
+    if of_task(holder) and not alive(holder) then taken = taken - redis.call('ZREM', K[1], holder) end
+  end
+end
+if not mine and taken >= limit then
   local first = redis.call('ZRANGE', K[1], 0, 0, 'WITHSCORES')
   return {1, taken, math.max(0, tonumber(first[2]) - now)}
 end
@@ -43,7 +48,8 @@ redis.call('PEXPIRE', K[1], keep)
 return {0, mine and taken or taken + 1, 0}
 """
 """K: the bulkhead. A: limit, lease (ms), keep (ms).
-Returns {0 taken or 1 full, places taken, ms until a lease ends}."""
+Returns {0 taken or 1 full, places taken, ms until a lease ends}. The score of a task is the end of its first lease; as
+long as it lives its place is taken, and once its worker has given its lease back the place is free before that."""
 
 LEAVE_CHUNK: Final = """
 return redis.call('ZREM', K[1], HOLDER)
@@ -58,9 +64,11 @@ return 1
 """K: the bulkhead. A: lease (ms), keep (ms). Returns 0 if the place was lost."""
 
 LOOK_CHUNK: Final = """
-local living = 0
-for i, holder in ipairs(redis.call('ZRANGE', K[1], 0, -1, 'WITHSCORES')) do
-  if i % 2 == 0 and tonumber(holder) > now then living = living + 1 end
+local living, places = 0, redis.call('ZRANGE', K[1], 0, -1, 'WITHSCORES')
+for i = 1, #places, 2 do
+  local lives = tonumber(places[i + 1]) > now
+  if of_task(places[i]) then lives = alive(places[i]) end
+  if lives then living = living + 1 end
 end
 return living
 """

@@ -40,7 +40,9 @@ if c[1] == 'open' then
 elseif c[5] and c[5] ~= HOLDER then
   local left = tonumber(c[6]) - now
   if left > trial_ms then left = 0 end
-  if left > 0 or alive(c[5]) then return {1, gen, math.max(100, math.min(left, open_ms)), 0} end
+  local tries = left > 0
+  if of_task(c[5]) then tries = alive(c[5]) end
+  if tries then return {1, gen, math.max(100, math.min(left, open_ms)), 0} end
 end
 redis.call('HSET', K[1], 'trial', HOLDER, 'trial_until', num(now + trial_ms))
 redis.call('PEXPIRE', K[1], keep)

@@ -193,7 +193,8 @@ class Fragment:
 
     Every chunk is the body of a function of ``K`` (the step's keys) and ``A`` (its arguments, strings). In scope:
     ``now`` (ms, server's time), ``now_us``, ``HOLDER``, ``LEASE`` (ms), ``OUTCOME`` (settlement only: a value of
-    ``Outcome``), ``alive(holder)`` (its lease has not run out), ``num(x)`` (an integer as text, without exponent).
+    ``Outcome``), ``alive(holder)`` (an execution whose lease has not run out), ``of_task(holder)`` (an execution
+    at all), ``num(x)`` (an integer as text, without exponent).
 
     ``admit`` returns ``{0, ...}`` to admit and ``{n, ...}`` with n > 0 for anything else; the script stops there and
     runs ``undo`` of every earlier policy. ``settle`` may return anything. Every key written gets a TTL.
