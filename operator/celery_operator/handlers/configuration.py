@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import kopf
+from typing_extensions import override
 
 OWN_PREFIX = "kopf.celery-operator.dev"
 """Should kopf ever store anything, it stores it under a name of ours."""
@@ -16,15 +17,18 @@ WATCH_SECONDS = 300
 class NoDiffBase(kopf.DiffBaseStorage):
     """Keeps no copies of objects: nobody asks kopf what has changed, and it would copy each object of each event."""
 
-    def build(self, **_: Any) -> kopf.BodyEssence:  # type: ignore[explicit-override]
+    @override
+    def build(self, **_: Any) -> kopf.BodyEssence:
         """Return what kopf would compare: nothing."""
         return kopf.BodyEssence()
 
-    def fetch(self, **_: Any) -> kopf.BodyEssence | None:  # type: ignore[explicit-override]
+    @override
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
         """Return what was stored: nothing."""
         return None
 
-    def store(self, **_: Any) -> None:  # type: ignore[explicit-override]
+    @override
+    def store(self, **_: Any) -> None:
         """Store nothing."""
 
 

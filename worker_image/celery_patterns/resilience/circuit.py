@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, Self, TypeAlias, TypeVar
 
+from typing_extensions import override
+
 from celery_patterns.resilience import circuit_scripts as scripts
 from celery_patterns.resilience.circuit_settings import CircuitSettings
 from celery_patterns.resilience.circuit_state import Change, CircuitState, State, changes, circuits, look
@@ -58,7 +60,8 @@ class CircuitOpen(errors.CircuitOpen):
         self.circuit = name
         self.retry_after = retry_after
 
-    def __str__(self) -> str:  # type: ignore[explicit-override]
+    @override
+    def __str__(self) -> str:
         return f"the circuit {self.circuit!r} is open: try again in {self.retry_after:.1f} s"
 
 

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
+from typing_extensions import override
+
 from celery_patterns.resilience import circuit_scripts as scripts
 from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, judge
 from celery_patterns.resilience.classification import DEFAULT_RULES, Rules
@@ -87,15 +89,18 @@ class Circuit(Policy):
             raise PolicyError(f"circuit: {error}") from None
         object.__setattr__(self, "settings", settings)
 
-    def bind(self, task: Any) -> None:  # type: ignore[explicit-override]
+    @override
+    def bind(self, task: Any) -> None:
         """Check the name's template against the task's arguments."""
         check_template("circuit", self.circuit, task)
 
-    def admission(self, call: Call) -> Step:  # type: ignore[explicit-override]
+    @override
+    def admission(self, call: Call) -> Step:
         """Ask for leave."""
         return Step(FRAGMENT, (self._key(call),), tuple(self.settings.allow_arguments()))
 
-    def admitted(self, call: Call, reply: list[Any]) -> Decision:  # type: ignore[explicit-override]
+    @override
+    def admitted(self, call: Call, reply: list[Any]) -> Decision:
         """Run it, or what ``on_open`` says."""
         refused, generation, wait_ms, trial = (int(number) for number in reply)
         if refused:
@@ -103,7 +108,8 @@ class Circuit(Policy):
         call.notes[self.name] = (generation, bool(trial))
         return Admit()
 
-    def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step:  # type: ignore[explicit-override]
+    @override
+    def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step:
         """Count how it went."""
         generation, _ = call.notes[self.name]
         if outcome is Outcome.SUCCESS:
@@ -115,13 +121,15 @@ class Circuit(Policy):
         arguments = self.settings.record_arguments(generation, failed=failed, seconds=seconds)
         return Step(FRAGMENT, (self._key(call),), tuple(arguments))
 
-    def settled(self, call: Call, outcome: Outcome, reply: Any) -> None:  # type: ignore[explicit-override]
+    @override
+    def settled(self, call: Call, outcome: Outcome, reply: Any) -> None:
         """Tell the log when this call changed the circuit."""
         del outcome
         breaker = CircuitBreaker(patterns_of(call.task.app).store, render(self.circuit, call.arguments), self.settings)
         breaker.read_recorded(reply, trial=call.notes[self.name][1])
 
-    def store_down(self, call: Call, error: Exception) -> Decision:  # type: ignore[explicit-override]
+    @override
+    def store_down(self, call: Call, error: Exception) -> Decision:
         """Run it, or what ``on_open`` says: the circuit cannot be read."""
         del error
         return Admit() if self.settings.store_down == "closed" else self._refuse(call, self.settings.open_seconds)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
+from typing_extensions import override
+
 from celery_patterns.resilience.classification import (
     DEFAULT_RULES,
     Permanent,
@@ -66,7 +68,8 @@ class Fallback(Policy):
         for kind in self.on:
             options.choice("fallback: on", kind, KINDS)
 
-    def on_failure(self, call: Call, error: BaseException) -> Remedy | None:  # type: ignore[explicit-override]
+    @override
+    def on_failure(self, call: Call, error: BaseException) -> Remedy | None:
         """Give the other result."""
         verdict = classify(error, self.rules)
         if not isinstance(verdict, tuple(KINDS[kind] for kind in self.on)):

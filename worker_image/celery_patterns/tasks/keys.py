@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from typing_extensions import override
+
 from celery_patterns.store.names import quote
 from celery_patterns.tasks.policy import PolicyError
 
@@ -21,7 +23,8 @@ class KeyUnreadable(LookupError):  # noqa: N818 - it says what the key is
 class _Quoting(string.Formatter):
     """Fills templates so that a colon in a value cannot make two different keys equal."""
 
-    def format_field(self, value: Any, format_spec: str) -> str:  # type: ignore[explicit-override]
+    @override
+    def format_field(self, value: Any, format_spec: str) -> str:
         return quote(super().format_field(value, format_spec))
 
 
