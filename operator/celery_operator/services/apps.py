@@ -50,11 +50,9 @@ class AppResolver:
         Raises SpecError: INVALID_SPEC, APP_NOT_FOUND, SECRET_NOT_FOUND, UNSUPPORTED_BROKER, UNSUPPORTED_BACKEND;
         ClusterError if Kubernetes does not answer.
         """
-        if (app_ref is None) == (app is None):
-            raise SpecError(Reason.INVALID_SPEC, "spec: set exactly one of appRef and app")
-        if app is not None:
+        if app is not None and app_ref is None:
             return await self.follow(namespace, app, "spec.app")
-        if app_ref is None:  # pragma: no cover - excluded above; said again for the type checker
+        if app_ref is None or app is not None:
             raise SpecError(Reason.INVALID_SPEC, "spec: set exactly one of appRef and app")
         key = ObjectKey(namespace, app_ref.name)
         manifest = await self._cluster.get("CeleryApp", key)

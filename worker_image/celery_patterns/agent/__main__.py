@@ -18,7 +18,7 @@ from celery_patterns import protocol
 
 POLL_SECONDS = 0.2
 REQUEST_SECONDS = 5.0
-TRIES_BEFORE_STARTED = 10
+TRIES_BEFORE_GONE = 10
 """Requests that may fail in a row before the worker counts as gone."""
 
 
@@ -73,7 +73,7 @@ def _drain(timeout: float) -> str:
             return f"not drained: {error}"
         except (OSError, RuntimeError, ValueError) as error:
             failures += 1
-            if failures >= TRIES_BEFORE_STARTED:
+            if failures >= TRIES_BEFORE_GONE:
                 return f"not drained: no answer from the worker's agent at {_address()}: {error}"
         waited = time.monotonic() - began
         if state.get("drained"):

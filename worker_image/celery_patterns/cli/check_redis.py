@@ -19,12 +19,16 @@ OLDEST = (6, 2)
 """What Celery 5.7 needs for results, and the scripts here for their commands."""
 
 SKEW_SECONDS = 2.0
+"""Clocks that NTP keeps differ by far less, and asking over a slow network takes less than that."""
 
 FULL = 0.8
+"""Share of the memory from which on somebody should look: a backlog grows faster than people react."""
 
 CLIENTS_LISTED = 500
+"""Of the server's connections: enough to see who consumes, and no more than a terminal is for."""
 
 KEYS_LOOKED_AT = 2_000
+"""In one SCAN: a sample that shows company, and does not hold the server up."""
 
 COMMANDS = (
     ("BRPOP", "k", "0"),
@@ -217,7 +221,7 @@ def _company(app: Any, client: Any) -> Iterator[Finding]:
         yield ok(
             "consumers", f"{len(here)} wait for messages in database {db}" + (f": {', '.join(names)}" if names else "")
         )
-    cursor, keys = client.scan(count=KEYS_LOOKED_AT)
+    _, keys = client.scan(count=KEYS_LOOKED_AT)
     queues = tuple(str(name) for name in app.amqp.queues)
     prefix = str((app.conf.broker_transport_options or {}).get("global_keyprefix") or "")
     foreign = sorted(
@@ -227,7 +231,6 @@ def _company(app: Any, client: Any) -> Iterator[Finding]:
             name := (key.decode(errors="replace") if isinstance(key, bytes) else str(key)).removeprefix(prefix)
         ).startswith((*OWN_KEYS, *queues))
     )
-    del cursor
     if foreign:
         yield warning(
             "database",

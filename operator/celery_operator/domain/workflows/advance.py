@@ -9,9 +9,8 @@ from celery_operator.domain.workflows import outcomes
 from celery_operator.domain.workflows.draft import RunDraft
 from celery_operator.domain.workflows.finish import finish, outputs
 from celery_operator.domain.workflows.graph import Graph
-from celery_operator.domain.workflows.lookups import Outstanding, outstanding
-from celery_operator.domain.workflows.plan import Fetch, Finish, Observed, Outcome, OutcomeState, Plan
-from celery_operator.domain.workflows.publish import PLAN_MESSAGES, Publisher
+from celery_operator.domain.workflows.plan import Finish, Observed, Plan
+from celery_operator.domain.workflows.publish import Publisher
 from celery_operator.domain.workflows.settle import Settler
 from celery_operator.domain.workflows.state import RunState
 from celery_operator.domain.workflows.values import Renderer, is_small
@@ -89,17 +88,3 @@ def _plan(
         more=publisher.more,
         finished=finished,
     )
-
-
-__all__ = [
-    "PLAN_MESSAGES",
-    "Fetch",
-    "Finish",
-    "Observed",
-    "Outcome",
-    "OutcomeState",
-    "Outstanding",
-    "Plan",
-    "advance",
-    "outstanding",
-]

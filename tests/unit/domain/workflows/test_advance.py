@@ -11,9 +11,9 @@ import pytest
 from celery_operator.api.conditions import Reason
 from celery_operator.api.workflow import OutputValue, RunPolicy
 from celery_operator.domain.messages import TaskMessage
-from celery_operator.domain.workflows.advance import PLAN_MESSAGES
 from celery_operator.domain.workflows.lookups import Outstanding, outstanding
 from celery_operator.domain.workflows.plan import Fetch, Finish, Observed, Plan
+from celery_operator.domain.workflows.publish import PLAN_MESSAGES
 from celery_operator.domain.workflows.state import Code, Failure, initial_state
 from celery_patterns.protocol import REFERENCE_KEY, ResultReference, TaskIdentity
 from unit.domain.workflows.shorthand import attempt_id, begin, mapped, message, reference, t
