@@ -8,7 +8,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from celery_patterns.resilience.chunks import standalone
 from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, Permit
+from celery_patterns.resilience.circuit_scripts import GIVE_BACK_CHUNK
 from celery_patterns.resilience.circuit_settings import BUCKETS
 from patterns.resilience.clocked import ClockedStore
 
@@ -22,6 +24,7 @@ RULES = CircuitSettings(
     trials=2,
     trial_seconds=3,
 )
+GIVE_BACK = standalone(GIVE_BACK_CHUNK, "circuit give back")
 
 
 class DownError(ConnectionError):
@@ -39,10 +42,11 @@ class Model:
     trial_until: int = 0
     passed: int = 0
     calls: list[tuple[int, bool, bool]] = field(default_factory=list)
+    forced: bool = False
 
     def turn(self, state: str, now: int) -> None:
         self.state, self.generation, self.calls, self.trial, self.passed = state, self.generation + 1, [], None, 0
-        self.until = now + 5_000
+        self.until, self.forced = now + 5_000, False
 
     def allow(self, holder: str, now: int) -> bool:
         if self.state == "closed":
@@ -83,48 +87,88 @@ Event = st.one_of(
         st.just("record"), st.integers(0, 5), st.sampled_from([True, False, None]), st.sampled_from([True, False])
     ),
     st.tuples(st.just("wait"), st.sampled_from([1, 400, 1_000, 2_999, 3_000, 5_000, 9_000])),
+    st.tuples(st.just("give_back"), st.integers(0, 5)),
+    st.tuples(st.just("force_open"), st.sampled_from([500, 7_000])),
+    st.tuples(st.just("reset")),
+    st.tuples(st.just("flush")),
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=st.lists(Event, max_size=50))
-def test_circuit_does_what_its_model_does(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
-    clocked.client.flushdb()
-    clocked.set_clock(1_800_000_000_500)
-    circuit = CircuitBreaker(
-        clocked, "model", RULES, failed=lambda error: True if isinstance(error, DownError) else None
-    )
-    model = Model()
-    permits: dict[int, Permit] = {}
-    trials: set[str] = set()
-    for event in events:
-        now = clocked.now_ms
-        if event[0] == "wait":
-            clocked.advance(event[1])
-        elif event[0] == "allow":
-            holder = f"h{event[1]}"
-            expected = model.allow(holder, now)
-            try:
-                permits[event[1]] = circuit.allow(holder)
-                allowed = True
-            except CircuitOpen:
-                allowed = False
-            assert allowed == expected
-            if allowed and permits[event[1]].trial:
-                trials.add(holder)
-        elif event[1] in permits:
-            # The permit stays: a redelivered message records the same call again.
-            permit, (_, _, failed, slow) = permits[event[1]], event
-            assert permit.generation is not None
-            error = {True: DownError(), False: None, None: TypeError()}[failed]
-            circuit.record(permit, error, 1.5 if slow else 0.1)
-            model.record(permit.holder, permit.generation, failed, slow, now)
-        state = circuit.state()
+class Stage:
+    """Drives the scripts and the model side by side."""
+
+    def __init__(self, store: ClockedStore) -> None:
+        self.store = store
+        self.circuit = CircuitBreaker(
+            store, "model", RULES, failed=lambda error: True if isinstance(error, DownError) else None
+        )
+        self.permits: dict[int, Permit] = {}
+        store.set_clock(1_800_000_000_500)
+        self.flush()
+
+    @property
+    def now(self) -> int:
+        return self.store.now_ms
+
+    def wait(self, milliseconds: int) -> None:
+        self.store.advance(milliseconds)
+
+    def allow(self, number: int) -> None:
+        expected = self.model.allow(f"h{number}", self.now)
+        try:
+            self.permits[number] = self.circuit.allow(f"h{number}")
+            allowed = True
+        except CircuitOpen:
+            allowed = False
+        assert allowed == expected
+
+    def record(self, number: int, failed: bool | None, slow: bool) -> None:  # noqa: FBT001
+        """The permit stays: a redelivered message records the same call again."""
+        permit = self.permits.get(number)
+        if permit is None:
+            return
+        assert permit.generation is not None
+        error = {True: DownError(), False: None, None: TypeError()}[failed]
+        self.circuit.record(permit, error, 1.5 if slow else 0.1)
+        self.model.record(permit.holder, permit.generation, failed, slow, self.now)
+
+    def give_back(self, number: int) -> None:
+        """A later policy did not let the trial begin; or a call that has nothing gives back once more."""
+        self.store.run(GIVE_BACK, [self.circuit.key], [f"h{number}"])
+        if self.model.trial == f"h{number}":
+            self.model.trial = None
+
+    def force_open(self, milliseconds: int) -> None:
+        self.circuit.force_open(milliseconds / 1000)
+        self.model.turn("open", self.now)
+        self.model.until, self.model.forced = self.now + milliseconds, True
+
+    def reset(self) -> None:
+        self.circuit.reset()
+        self.model.turn("closed", self.now)
+
+    def flush(self) -> None:
+        self.store.client.flushdb()
+        self.store.set_clock(self.now)
+        self.model = Model()
+
+    def check(self) -> None:
+        state, model = self.circuit.state(), self.model
         assert (state.state, state.generation, state.trial or None) == (model.state, model.generation, model.trial)
-        live = [call for call in model.calls if call[0] > clocked.now_ms // 1_000 - BUCKETS]
+        assert state.forced == model.forced
+        live = [call for call in model.calls if call[0] > self.now // 1_000 - BUCKETS]
         assert (state.calls, state.failures, state.slow) == (
             len(live),
             sum(call[1] for call in live),
             sum(call[2] for call in live),
         )
-    assert clocked.without_ttl() == []
+        assert self.store.without_ttl() == []
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=st.lists(Event, max_size=50))
+def test_circuit_does_what_its_model_does(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
+    stage = Stage(clocked)
+    for name, *arguments in events:
+        getattr(stage, name)(*arguments)
+        stage.check()

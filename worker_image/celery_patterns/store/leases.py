@@ -22,9 +22,9 @@ local function alive(holder)
 end
 local function of_task(holder) return string.find(holder, '|', 1, true) ~= nil end
 """
-"""``alive(holder)``: an execution whose lease lasts; ``of_task(holder)``: an execution at all. Needs TASKS, the beginning
-of the keys of task hashes. Every key of one prefix is in one slot, so a name made here is as good as one that was
-passed."""
+"""``alive(holder)``: an execution whose lease lasts; ``of_task(holder)``: an execution at all. Needs TASKS, the
+beginning of the keys of task hashes. Every key of one prefix is in one slot, so a name made here is as good as one that
+was passed."""
 
 RENEW = Script(
     CLOCK
