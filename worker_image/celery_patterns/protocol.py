@@ -363,13 +363,6 @@ def priority_keys(queue: str, key_prefix: str = "") -> tuple[str, ...]:
     )
 
 
-def redis_priority(priority: int) -> int:
-    """Translate 0-9 where 9 is the most urgent into Redis' order, where 0 is. Raises ValueError outside 0-9."""
-    if not 0 <= priority <= 9:
-        raise ValueError(f"priority must be 0 to 9, got {priority}")
-    return 9 - priority
-
-
 _CREDENTIALS = re.compile(r"(?<![a-z0-9+.-])(?P<scheme>[a-z0-9+.-]+://)[^\s\"']*@", re.IGNORECASE)
 """Up to the last @ of the word: a password may hold what should have been escaped. A word is looked at from its
 beginning only, so that a long text takes no longer than its length."""

@@ -134,8 +134,5 @@ def test_no_url_shows_its_credentials(text: str, masked: str) -> None:
     assert protocol.mask_url(text) == masked
 
 
-def test_a_queue_is_four_lists_and_nine_is_the_most_urgent() -> None:
+def test_a_queue_is_four_lists() -> None:
     assert protocol.priority_keys("mail", "p:") == ("p:mail", "p:mail\x06\x163", "p:mail\x06\x166", "p:mail\x06\x169")
-    assert [protocol.redis_priority(priority) for priority in (0, 5, 9)] == [9, 4, 0]
-    with pytest.raises(ValueError, match="0 to 9"):
-        protocol.redis_priority(10)
