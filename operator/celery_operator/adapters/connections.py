@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from weakref import WeakValueDictionary
 
 from celery_operator.adapters.rabbitmq_broker import RabbitmqBroker
 from celery_operator.adapters.redis_broker import RedisBroker
 from celery_operator.adapters.redis_client import REDIS_SCHEMES, UNREADABLE, RedisAddressError
 from celery_operator.adapters.result_backend import RedisResultBackend
+from celery_operator.adapters.shared import SharedBackend, SharedBroker
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import SpecError
 from celery_operator.services.ports import Broker, Clock, ResultBackend
 
 AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
+
+
+IDLE_SECONDS = 600.0
+"""Longer than any pool waits between two looks. Then nobody needs the server any more: its application is gone, or its
+URL has changed."""
+LOOK_SECONDS = 60.0
+"""How often it is looked for connections that nobody uses."""
 
 
 class CeleryConnections:
@@ -24,14 +34,21 @@ class CeleryConnections:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._brokers: dict[str, Broker] = {}
-        self._backends: dict[str, ResultBackend] = {}
+        self._brokers: WeakValueDictionary[str, SharedBroker] = WeakValueDictionary()
+        self._backends: WeakValueDictionary[str, SharedBackend] = WeakValueDictionary()
+        self._open: set[SharedBroker | SharedBackend] = set()
+        """What may hold connections. The rest is forgotten with its last user."""
+        self._next_look: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     def broker(self, url: str) -> Broker:
         """See the port."""
-        if url not in self._brokers:
-            self._brokers[url] = self._open_broker(url)
-        return self._brokers[url]
+        known = self._brokers.get(url)
+        if known is None:
+            known = SharedBroker(partial(self._open_broker, url), self._clock, self._used)
+            self._brokers[url] = known
+            self._open.add(known)
+        return known
 
     def _open_broker(self, url: str) -> Broker:
         scheme = _scheme(url, Reason.UNSUPPORTED_BROKER, "broker")
@@ -49,9 +66,12 @@ class CeleryConnections:
 
     def result_backend(self, url: str) -> ResultBackend:
         """See the port."""
-        if url not in self._backends:
-            self._backends[url] = self._open_backend(url)
-        return self._backends[url]
+        known = self._backends.get(url)
+        if known is None:
+            known = SharedBackend(partial(self._open_backend, url), self._clock, self._used)
+            self._backends[url] = known
+            self._open.add(known)
+        return known
 
     @staticmethod
     def _open_backend(url: str) -> ResultBackend:
@@ -65,12 +85,32 @@ class CeleryConnections:
             message = f"the result backend's URL cannot be read: {error}; expected redis://HOST:PORT/DATABASE"
             raise SpecError(Reason.UNSUPPORTED_BACKEND, message) from None
 
+    async def close_idle(self) -> None:
+        """Close what nobody has used for IDLE_SECONDS."""
+        idle = [each for each in self._open if each.idle_for(IDLE_SECONDS)]
+        self._open.difference_update(idle)
+        await asyncio.gather(*(each.close() for each in idle))
+
     async def close_all(self) -> None:
         """Close everything that was given out."""
-        opened: list[Broker | ResultBackend] = [*self._brokers.values(), *self._backends.values()]
-        self._brokers.clear()
-        self._backends.clear()
-        await asyncio.gather(*(each.close() for each in opened))
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        if self._looking is not None:
+            await self._looking
+        was_open, self._open = self._open, set()
+        await asyncio.gather(*(each.close() for each in was_open))
+
+    def _used(self, one: SharedBroker | SharedBackend) -> None:
+        self._open.add(one)
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._next_look = None
+        self._looking = asyncio.create_task(self.close_idle(), name="close idle connections")
+        if self._open:
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
 
 def _scheme(url: str, reason: Reason, what: str) -> str:
