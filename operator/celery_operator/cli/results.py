@@ -43,10 +43,9 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 def _print_failures(console: Console, outcome: Outcome) -> None:
     """Print the failed attempts that were seen last, oldest first."""
-    single = {step["name"] for step in outcome.status.get("steps", ()) if step["type"] == "Task"}
     failures = sorted(outcome.status.get("failures", ()), key=lambda failure: str(failure["time"]))
     for failure in failures[-MOST_FAILURES:]:
-        name = failure["step"] if failure["step"] in single else f"{failure['step']}[{failure.get('index', 0)}]"
+        name = f"{failure['step']}[{failure['index']}]" if "index" in failure else failure["step"]
         _indented(console, _failure(failure, name, tolerated=outcome.succeeded))
 
 

@@ -90,11 +90,11 @@ def _attempts(step: StepState) -> int | None:
 
 
 def failures(graph: Graph, state: RunState, *, uid: str) -> list[api.Failure]:
-    """Return the newest failed attempts, the newest first; single tasks have no index."""
+    """Return the newest failed attempts, the newest first; what is one task by its kind has no index."""
     return [
         api.Failure(
             step=failure.step,
-            index=None if graph.by_name[failure.step].kind == "Task" else failure.index,
+            index=None if _is_one_task(graph.by_name[failure.step], state.steps[failure.step]) else failure.index,
             task_id=task_id(uid, state.run, failure.step, failure.index, failure.attempt),
             attempt=failure.attempt,
             exception=failure.exception,
@@ -104,3 +104,8 @@ def failures(graph: Graph, state: RunState, *, uid: str) -> list[api.Failure]:
         )
         for failure in reversed(state.failures)
     ]
+
+
+def _is_one_task(node: Node, step: StepState) -> bool:
+    """Say whether a step is a task, or a reduce that needs no tree."""
+    return node.kind == "Task" or (node.kind == "Reduce" and step.items is not None and len(step.items) == 1)

@@ -275,6 +275,14 @@ def test_attempts_of_a_single_task_are_those_that_were_published() -> None:
     assert [(each.step, each.index, each.attempt) for each in status.failures] == [("s0", None, 1)]
 
 
+def test_failure_of_a_chords_body_has_no_index() -> None:
+    graph = graph_of(chord={"header": [{"task": {"name": "a"}}], "body": {"name": "b"}})
+    header = step(graph, initial_state(graph, now=NOW))
+    body = step(graph, header.state, told(header.publish[0], "succeeded"))
+    failed = step(graph, body.state, told(body.publish[0], "failed")).state
+    assert [each.index for each in status_of(graph=graph, state=failed).failures] == [None]
+
+
 @pytest.mark.parametrize(
     ("codes", "text"),
     [
