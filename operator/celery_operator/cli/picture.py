@@ -18,6 +18,11 @@ from celery_operator.services.ports import Manifest
 
 BAR_WIDTH = 26
 SPARK_WIDTH = 48
+LEAST_SPARKS = 8
+"""Fewer tell nothing."""
+POOL_COLUMNS = 100
+ALL_CELLS = 4
+"""Of a pool's line, beside its replicas over time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +94,39 @@ def draw_workflow(manifest: Manifest, signs: Signs, *, now: datetime, frame: int
 
 
 def draw_pool(
-    name: str, history: Sequence[PoolGauge], signs: Signs, *, most: int, width: int = SPARK_WIDTH
+    name: str,
+    history: Sequence[PoolGauge],
+    signs: Signs,
+    *,
+    most: int,
+    columns: int = POOL_COLUMNS,
+    name_columns: int = 0,
 ) -> RenderableType:
-    """Return one pool's line: replicas over time (in ``width`` columns), and how its workers stand."""
+    """Return one pool's line of at most ``columns``: its name, replicas over time, and how its workers stand.
+
+    The name has its room (``name_columns``, if other pools' lines should stand in line with this one's). Where not all
+    fits, replicas over time are drawn shorter, then what is least worth knowing goes.
+    """
     now = history[-1] if history else PoolGauge(0, 0)
-    spark = sparkline([gauge.ready for gauge in history], max(most, 1), signs, width)
     busy = f"{now.busy}/{now.slots} busy" if now.slots else ""
     waiting = "waiting unknown" if now.waiting is None else f"{now.waiting} waiting"
     workers = f"{now.ready} worker{'' if now.ready == 1 else 's'}"
     coming = f" → {now.desired}" if now.desired != now.ready else ""
+    shown, room = [(Text(name, "bold magenta"), min(max(len(name), name_columns), columns))], columns
+    room -= shown[0][1]
+    for text, least in ((Text(workers + coming), 13), (Text(busy, "cyan"), 9), (Text(waiting, "dim"), 11)):
+        width = max(text.cell_len, least)
+        if width + 1 > room:
+            break
+        shown.append((text, width))
+        room -= width + 1
+    if len(shown) == ALL_CELLS and room > LEAST_SPARKS:
+        width = min(room - 1, SPARK_WIDTH)
+        shown.insert(1, (sparkline([gauge.ready for gauge in history], max(most, 1), signs, width), width))
     table = Table.grid(padding=(0, 1))
-    for least in (None, width, 13, 9, None):
-        table.add_column(no_wrap=True, min_width=least)
-    table.add_row(Text(name, "bold magenta"), spark, Text(workers + coming), Text(busy, "cyan"), Text(waiting, "dim"))
+    for _, width in shown:
+        table.add_column(no_wrap=True, width=width)
+    table.add_row(*(text for text, _ in shown))
     return table
 
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from celery_operator.adapters.clock import SystemClock
-from celery_operator.cli.picture import ASCII, PRETTY, SPARK_WIDTH, draw_pool, draw_workflow, duration, trouble_of
+from celery_operator.cli.picture import ASCII, PRETTY, draw_pool, draw_workflow, duration, trouble_of
 from celery_operator.local.objects import key_of
 from celery_operator.local.run import LocalRun
 from celery_operator.services.ports import EventRecord, Manifest
@@ -21,8 +21,6 @@ FRAMES_PER_SECOND = 8
 EVENT_LINES = 4
 LINES_BESIDE_STEPS = 6
 """Lines of the picture that are neither steps nor pools: heading, blank lines, events."""
-COLUMNS_BESIDE_SPARKS = 52
-"""Columns of a pool's line beside its workers over time: its name, and three counts."""
 PLAIN_SECONDS = 1.0
 """How often lines look for something new."""
 COUNT_SECONDS = 5.0
@@ -105,8 +103,15 @@ class Picture:
         history = run.gauges.history.get(key_of(pool), [])
         scaling = pool["spec"].get("autoscaling") or {}
         most = int(scaling.get("maxReplicas", 0)) or max((gauge.desired for gauge in history), default=1)
-        width = min(max(self._console.width - COLUMNS_BESIDE_SPARKS, 8), SPARK_WIDTH)
-        return draw_pool(pool["metadata"]["name"], history, self._signs, most=most, width=width)
+        longest = max(len(each["metadata"]["name"]) for each in run.pools())
+        return draw_pool(
+            pool["metadata"]["name"],
+            history,
+            self._signs,
+            most=most,
+            columns=self._console.width,
+            name_columns=min(longest, self._console.width // 3),
+        )
 
     def _note(self, event: EventRecord) -> None:
         since = duration(self._clock.monotonic() - self._began)

@@ -88,6 +88,28 @@ def test_a_pool_is_a_line_with_its_workers_over_time() -> None:
     assert line.split() == ["words", "▁▁▅", "2", "workers", "→", "4", "1/2", "busy", "3", "waiting"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (80, "word-count-workers ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▅ 2 workers → 4 1/2 busy  130 waiting"),
+        (60, "word-count-workers 2 workers → 4 1/2 busy  130 waiting"),
+        (45, "word-count-workers 2 workers → 4 1/2 busy"),
+        (24, "word-count-workers"),
+        (10, "word-coun…"),
+    ],
+    ids=["80", "60", "45", "24", "10"],
+)
+def test_a_pools_name_has_its_room_and_other_columns_go_first(columns: int, line: str) -> None:
+    history = [*[PoolGauge(0, 0, waiting=5)] * 30, PoolGauge(4, 2, busy=1, slots=2, waiting=130)]
+    (drawn_line,) = drawn(draw_pool("word-count-workers", history, PRETTY, most=4, columns=columns))
+    assert drawn_line == line
+
+
+def test_lines_of_several_pools_stand_under_each_other() -> None:
+    lines = [drawn(draw_pool(name, [], ASCII, most=1, columns=60, name_columns=9))[0] for name in ("a", "long-name")]
+    assert [line.index("0 workers") for line in lines] == [lines[1].index("0 workers")] * 2
+
+
 def test_a_queue_that_cannot_be_counted_is_unknown_not_empty() -> None:
     (line,) = drawn(draw_pool("words", [PoolGauge(1, 1)], PRETTY, most=1))
     assert line.endswith("waiting unknown")
