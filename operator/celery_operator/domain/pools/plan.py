@@ -17,10 +17,8 @@ from celery_operator.domain.pools.scaling import Decision, ScalingMemory, decide
 
 SOON: Final = timedelta(milliseconds=300)
 """When to look again while something is under way."""
-UNSETTLED_PERIOD: Final = timedelta(seconds=1)
-"""How often a pool is looked at at least while its pods come and go."""
-FIXED_PERIOD: Final = timedelta(seconds=5)
-"""How often a settled pool of fixed size is looked at for its status; changes of objects wake it sooner."""
+FIXED_PERIOD: Final = timedelta(seconds=1)
+"""How often a pool of fixed size is looked at for its status, and any pool at least while its pods come and go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def _period(spec: WorkerPoolSpec, deployment: ObservedDeployment | None) -> time
     settled = deployment is not None and deployment.replicas == deployment.existing == deployment.ready
     scaling = spec.autoscaling
     period = FIXED_PERIOD if scaling is None else timedelta(seconds=scaling.poll_period_seconds)
-    return period if settled else min(period, UNSETTLED_PERIOD)
+    return period if settled else min(period, FIXED_PERIOD)
 
 
 def _actions(

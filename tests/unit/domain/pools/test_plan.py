@@ -104,7 +104,7 @@ def test_a_deployment_that_is_being_deleted_is_waited_for() -> None:
     ("seen", "spec", "seconds"),
     [
         (observed(pod("a", busy_worker())), {"autoscaling": {"maxReplicas": 5, "pollPeriodSeconds": 9}}, 9.0),
-        (observed(pod("a", busy_worker())), {"replicas": 1}, 5.0),
+        (observed(pod("a", busy_worker())), {"replicas": 1}, 1.0),
         (observed(pod("a", started=False)), {"replicas": 1}, 1.0),
         (observed(*idle_pods(1)), {"replicas": 2}, 0.3),
     ],
