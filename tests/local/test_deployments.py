@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from celery_operator.adapters.clock import SystemClock
 from celery_operator.domain.errors import Conflict
 from celery_operator.local.cluster import LocalCluster
 from celery_operator.local.deployments import DELETION_COST, is_leaving, is_ready
+from celery_operator.local.guard import children
 from celery_operator.services.ports import Manifest, ObjectKey
 from local.support import deployment, gone, until
 
@@ -203,6 +206,21 @@ async def test_closing_kills_what_does_not_end_and_what_workers_have_started(tmp
         await cluster.close(0.5)
     assert [pid for pid in children if not gone(pid)] == []
     assert not (tmp_path / "pods").exists() or not list((tmp_path / "pods").iterdir())
+
+
+async def test_closing_waits_for_a_hook_that_it_has_cut_short(tmp_path: Path) -> None:
+    """A child that nobody has collected when the event loop closes is asyncio's noise on the user's terminal."""
+    command = [sys.executable, "-S", "-c", f"open({str(tmp_path / 'begun')!r}, 'w'); import time; time.sleep(600)"]
+    before = set(children(os.getpid()))
+    async with LocalCluster(SystemClock(), tmp_path) as local:
+        await local.apply(deployment("w", 1, container={"lifecycle": {"preStop": {"exec": {"command": command}}}}))
+        await until(lambda: ready(local, 1))
+        found = local.store.get("Deployment", KEY)
+        assert found is not None
+        await local.scale(KEY, 0, resource_version=found["metadata"]["resourceVersion"])
+        await until((tmp_path / "begun").exists)
+        await local.close(0.5)
+        assert set(children(os.getpid())) - before == set()
 
 
 async def test_output_of_a_worker_goes_to_a_file_of_its_own(cluster: LocalCluster) -> None:

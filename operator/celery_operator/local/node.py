@@ -233,6 +233,7 @@ class _RunningPod:
                 await running.wait()
             finally:
                 running.kill()
+                await asyncio.shield(running.wait())
         elif "httpGet" in hook:
             container = next(c for c in pod["spec"]["containers"] if c["name"] == "worker")
             await self.node.answers(probe_url(pod, container, hook["httpGet"]))
