@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,20 @@ from celery_operator.adapters.kubernetes.connection import ApiConnection
 from celery_operator.adapters.result_backend import RedisResultBackend
 from contract.api_server import ApiServer
 from servers import LOOPBACK, RabbitServer, RedisKind, RedisServer, rabbitmq_server, redis_server
+from servers_kinds import kind_named
 
 
 @pytest.fixture(scope="session")
-def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
+def redis_of() -> Iterator[Callable[[RedisKind], RedisServer]]:
+    """Return what gives a Redis of a kind; each is started once, and stays up."""
+    with ExitStack() as stack:
+        yield cache(lambda kind: stack.enter_context(redis_server(kind=kind)))
+
+
+@pytest.fixture(scope="session")
+def redis(redis_of: Callable[[RedisKind], RedisServer], redis_kind: RedisKind) -> RedisServer:
     """Return a Redis that stays up."""
-    with redis_server(kind=redis_kind) as server:
-        yield server
+    return redis_of(redis_kind)
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +38,20 @@ def rabbitmq() -> Iterator[RabbitServer]:
     """Return a RabbitMQ that stays up."""
     with rabbitmq_server() as server:
         yield server
+
+
+@pytest.fixture
+def broker_url(request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Return what gives the URL of a broker by its name: a kind of Redis, whose database may be told, or rabbitmq."""
+
+    def url(name: str, db: int = 0) -> str:
+        if name == "rabbitmq":
+            rabbit: RabbitServer = request.getfixturevalue("rabbitmq")
+            return rabbit.url()
+        redis_of: Callable[[RedisKind], RedisServer] = request.getfixturevalue("redis_of")
+        return redis_of(kind_named(name)).url(db)
+
+    return url
 
 
 @pytest.fixture

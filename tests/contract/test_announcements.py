@@ -18,7 +18,9 @@ from celery_patterns.protocol import Announcement, TaskIdentity, announce_channe
 from contract.claims import guard
 from contract.patience import until
 from contract.stalling_proxy import Proxy
-from servers import LOOPBACK, RedisServer, redis_server
+from servers import LOOPBACK, RedisKind, RedisServer, redis_server
+
+pytestmark = pytest.mark.every_redis
 
 
 def announcement(index: int) -> Announcement:
@@ -100,8 +102,8 @@ async def test_other_databases_announcements_are_not_heard(backend: ResultBacken
         assert await listener.has_heard(1) == [announcement(2)]
 
 
-async def test_a_lost_server_is_found_again_with_an_empty_batch_first() -> None:
-    with redis_server() as server:
+async def test_a_lost_server_is_found_again_with_an_empty_batch_first(redis_kind: RedisKind) -> None:
+    with redis_server(kind=redis_kind) as server:
         async with opened(server.url(0)) as backend, listening(backend) as listener:
             server.stop()
             with pytest.raises(ResultBackendError):

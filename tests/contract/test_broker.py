@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,21 @@ from celery_operator.domain.messages import TaskMessage
 from celery_operator.services.ports import Broker
 from celery_patterns.protocol import PUBLISHED_AT_HEADER, TASK_HEADER, TaskIdentity
 from contract.patience import until
-from servers import LOOPBACK, RabbitServer, RedisServer, Worker, celery_worker, free_port, redis_server
+from servers import (
+    LOOPBACK,
+    RabbitServer,
+    RedisKind,
+    RedisServer,
+    Worker,
+    celery_worker,
+    every_kind,
+    free_port,
+    redis_server,
+)
 
 UID = "11111111-2222-4333-8444-555555555555"
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+BROKERS = (*(kind.name for kind in every_kind()), "rabbitmq")
 
 
 class StoppedClock(SystemClock):
@@ -43,10 +54,9 @@ def message(queue: str, index: int = 0, **fields: Any) -> TaskMessage:
     return TaskMessage(identity=identity, task="stock.describe", queue=queue, **fields)
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def url(request: pytest.FixtureRequest) -> str:
-    server: RedisServer | RabbitServer = request.getfixturevalue(request.param)
-    return server.url(0) if isinstance(server, RedisServer) else server.url()
+@pytest.fixture(params=BROKERS)
+def url(request: pytest.FixtureRequest, broker_url: Callable[..., str]) -> str:
+    return broker_url(request.param)
 
 
 @pytest.fixture
@@ -120,6 +130,7 @@ async def test_a_published_message_is_what_send_task_would_have_sent(broker: Bro
     assert seen == expected
 
 
+@pytest.mark.every_redis
 async def test_redis_gets_byte_for_byte_what_kombu_would_push(
     redis: RedisServer, connections: CeleryConnections, queue: str
 ) -> None:
@@ -173,6 +184,7 @@ async def test_waiting_without_queues_asks_whether_the_broker_answers(broker: Br
     assert await broker.waiting([]) == {}
 
 
+@pytest.mark.every_redis
 async def test_waiting_counts_every_priority_as_kombu_does(
     redis: RedisServer, connections: CeleryConnections, queue: str
 ) -> None:
@@ -233,12 +245,11 @@ def stock_worker(broker: str, backend: str, queue: str) -> AbstractContextManage
     )
 
 
-@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("name", BROKERS)
 async def test_a_stock_worker_runs_what_was_published(
-    kind: str, request: pytest.FixtureRequest, redis: RedisServer, connections: CeleryConnections, queue: str
+    name: str, broker_url: Callable[..., str], redis: RedisServer, connections: CeleryConnections, queue: str
 ) -> None:
-    server: Any = request.getfixturevalue(kind)
-    url = redis.url(4) if kind == "redis" else server.url()
+    url = broker_url(name, 4)
     broker = connections.broker(url)
     backend = connections.result_backend(redis.url(5))
     first = message(queue, 0, args=(1, {"a": [2]}), kwargs={"b": "c"}, time_limit=60, soft_time_limit=50)
@@ -270,13 +281,12 @@ async def test_a_stock_worker_runs_what_was_published(
     assert (failed.state, failed.exception, failed.message) == ("FAILURE", "LookupError", "nothing here")
 
 
-@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("name", BROKERS)
 async def test_revoked_tasks_are_not_run(
-    kind: str, request: pytest.FixtureRequest, redis: RedisServer, connections: CeleryConnections, queue: str
+    name: str, broker_url: Callable[..., str], redis: RedisServer, connections: CeleryConnections, queue: str
 ) -> None:
     """A worker that hears of it before the message reaches it stores REVOKED instead of running."""
-    server: Any = request.getfixturevalue(kind)
-    url = redis.url(6) if kind == "redis" else server.url()
+    url = broker_url(name, 6)
     broker, backend = connections.broker(url), connections.result_backend(redis.url(7))
     task = message(queue)
     worker = stock_worker(url, redis.url(7), queue)
@@ -325,8 +335,11 @@ async def test_a_broker_that_accepts_and_says_nothing_is_an_error(
         assert error.reason == Reason.CONNECTION_FAILED
 
 
-async def test_a_redis_that_stops_is_unknown_and_heals(connections: CeleryConnections, queue: str) -> None:
-    with redis_server() as server:
+@pytest.mark.every_redis
+async def test_a_redis_that_stops_is_unknown_and_heals(
+    redis_kind: RedisKind, connections: CeleryConnections, queue: str
+) -> None:
+    with redis_server(kind=redis_kind) as server:
         broker = connections.broker(server.url())
         await broker.publish([message(queue)])
         assert await broker.waiting([queue]) == {queue: 1}
@@ -354,13 +367,16 @@ async def test_a_closed_amqp_connection_heals(
     assert await broker.waiting([queue]) == {queue: 2}
 
 
-def _with_password() -> AbstractContextManager[RedisServer]:
-    return redis_server("--user", "someone", "on", ">right", "~*", "&*", "+@all")
+def _with_password(kind: RedisKind) -> AbstractContextManager[RedisServer]:
+    return redis_server("--user", "someone", "on", ">right", "~*", "&*", "+@all", kind=kind)
 
 
+@pytest.mark.every_redis
 @pytest.mark.parametrize("credentials", ["someone:wrong", "nobody:x"])
-async def test_refused_credentials_have_their_own_reason(credentials: str, connections: CeleryConnections) -> None:
-    with _with_password() as server:
+async def test_refused_credentials_have_their_own_reason(
+    credentials: str, redis_kind: RedisKind, connections: CeleryConnections
+) -> None:
+    with _with_password(redis_kind) as server:
         broker = connections.broker(f"redis://{credentials}@{LOOPBACK}:{server.port}/0")
         for error in await _fails(broker, "q"):
             assert error.reason == Reason.AUTHENTICATION_FAILED

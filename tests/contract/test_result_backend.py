@@ -23,7 +23,9 @@ from celery_patterns.protocol import (
     claim_key,
 )
 from contract.claims import guard
-from servers import LOOPBACK, RedisServer, free_port, redis_server
+from servers import LOOPBACK, RedisKind, RedisServer, free_port, redis_server
+
+pytestmark = pytest.mark.every_redis
 
 
 def fresh(count: int = 1) -> list[str]:
@@ -259,8 +261,8 @@ async def test_a_silent_backend_is_an_error_within_four_seconds(silent_port: int
     await backend.close()
 
 
-async def test_a_wrong_password_has_its_own_reason() -> None:
-    with redis_server("--user", "someone", "on", ">right", "~*", "&*", "+@all") as server:
+async def test_a_wrong_password_has_its_own_reason(redis_kind: RedisKind) -> None:
+    with redis_server("--user", "someone", "on", ">right", "~*", "&*", "+@all", kind=redis_kind) as server:
         backend = RedisResultBackend(f"redis://someone:wrong@{LOOPBACK}:{server.port}/0")
         for error in await _fails(backend):
             assert error.reason == Reason.AUTHENTICATION_FAILED
