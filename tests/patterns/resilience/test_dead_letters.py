@@ -108,6 +108,20 @@ def test_rejected_task_and_one_that_runs_into_its_limit_are_kept(stage: Stage) -
     assert {letter.message.task_id: letter.reason for letter in letters} == {rejected: "rejected", slow: "timeout"}
 
 
+def test_task_that_a_policy_refuses_is_kept(stage: Stage) -> None:
+    sent = [stage.send("refused", "limited") for _ in range(2)]
+    (letter,) = stage.wait_letters(1)
+    assert letter.message.task_id in sent
+    assert (letter.reason, letter.error.split(":")[0]) == ("refused", "RateExceeded")
+    assert stage.ran("limited") == 1
+
+
+def test_only_the_ends_that_a_task_names_are_kept(stage: Stage) -> None:
+    sent = stage.send("picky", "c1")
+    eventually(lambda: stage.state(sent) == "FAILURE")
+    assert list(stage.letters.scan(stage.queue)) == []
+
+
 def test_task_that_kills_its_process_is_tried_as_often_as_it_may_and_kept(stage: Stage) -> None:
     sent = stage.send("die", "d1")
     (letter,) = stage.wait_letters(1)
@@ -143,6 +157,62 @@ def test_every_key_of_the_letters_expires(stage: Stage) -> None:
     keys = client.keys("*:dead:*")
     assert len(keys) >= 3
     assert [key for key in keys if client.pttl(key) < 0] == []
+
+
+def test_worker_without_the_agent_keeps_the_same_letters(redis: RedisServer) -> None:
+    """An application's ``PatternApp`` or ``install`` brings what is needed; only the metrics are the agent's."""
+    with stage_on(redis, redis.url(0)) as stage, stage.worker(agent=False, concurrency=2) as worker:
+        failed = stage.send("fail", "b1", 7)
+        killed = stage.send("die", "b2")
+        unknown = stage.send("nobody.knows", 1)
+        with redis.client() as client:
+            client.lpush(stage.queue, b"garbage")
+        letters = stage.wait_letters(4, what=worker.log)
+        ends = {letter.message.task_id: (letter.reason, letter.attempts) for letter in letters}
+        assert ends == {
+            failed: ("failed", 2),
+            killed: ("worker_lost", 2),
+            unknown: ("unknown_task", 0),
+            "": ("undecodable", 0),
+        }
+        (letter,) = [letter for letter in letters if letter.message.task_id == failed]
+        assert json.loads(letter.message.body)[:2] == [["b1", 7], {}]
+        with stage.app.producer_pool.acquire() as producer:
+            send(producer, letter)
+        eventually(lambda: stage.ran("b1") == 4, what=worker.log)
+
+
+def test_letters_are_counted_on_the_metrics(redis: RedisServer) -> None:
+    with stage_on(redis, redis.url(0)) as stage, stage.worker() as worker:
+        stage.send("fail", "m1")
+        stage.send("fail", "m2")
+        stage.send("nobody.knows")
+        stage.wait_letters(3, what=worker.log)
+        expected = {
+            f'celery_agent_dead_letters_total{{queue="{stage.queue}",reason="failed"}} 2.0',
+            f'celery_agent_dead_letters_total{{queue="{stage.queue}",reason="unknown_task"}} 1.0',
+            "celery_agent_dead_letters_waiting 0.0",
+        }
+        eventually(lambda: expected == lines_on_letters(worker), what=lambda: str(lines_on_letters(worker)))
+
+
+def test_letters_that_cannot_be_kept_are_counted_too(redis: RedisServer) -> None:
+    """They wait while the store is away; those that can never be kept are lost but for the log."""
+    with redis_server() as apart, stage_on(redis, redis.url(0)) as stage:
+        env = {store_settings.ENV_URL: apart.url(), "CELERY_PATTERNS_DEAD_LETTERS": "all"}
+        with stage.worker(env=env, app="patient:app") as worker:
+            apart.stop()
+            stage.send("plain_fail", "held")
+            eventually(lambda: lines_on_letters(worker) == {"celery_agent_dead_letters_waiting 1.0"}, what=worker.log)
+            apart.start()
+            kept = f'celery_agent_dead_letters_total{{queue="{stage.queue}",reason="failed"}} 1.0'
+            eventually(lambda: lines_on_letters(worker) == {kept, "celery_agent_dead_letters_waiting 0.0"})
+
+
+def lines_on_letters(worker: Worker) -> set[str]:
+    """Return what a worker's metrics say of dead letters."""
+    _, text = worker.request("/metrics")
+    return {line for line in text.splitlines() if line.startswith("celery_agent_dead_letters")}
 
 
 def test_oversized_message_is_kept_undecoded(redis: RedisServer) -> None:

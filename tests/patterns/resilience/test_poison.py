@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +45,40 @@ def test_message_that_kills_its_container_is_buried_after_so_many_deliveries(sta
         eventually(lambda: stage.state(done) == "SUCCESS", what=worker.log)
     assert stage.ran(stage.queue) == MAX_DELIVERIES
     assert stage.state(sent) == "FAILURE"
+
+
+def test_message_that_goes_back_each_time_it_kills_its_process_is_buried_too(stage: Stage) -> None:
+    """``WorkerLost("requeue")`` would put it back for ever: the deliveries bound it."""
+    sent = stage.send("rebound", stage.queue)
+    with stage.worker(env={"CELERY_PATTERNS_MAX_DELIVERIES": str(MAX_DELIVERIES)}) as worker:
+        (letter,) = stage.wait_letters(1, within=40, what=worker.log)
+        assert (letter.reason, letter.message.task_id) == ("poison", sent)
+    assert stage.ran(stage.queue) == MAX_DELIVERIES
+
+
+def test_message_that_its_task_gives_back_is_no_poison(stage: Stage) -> None:
+    sent = stage.send("give_back", stage.queue, 4)
+    with stage.worker(env={"CELERY_PATTERNS_MAX_DELIVERIES": "1"}) as worker:
+        eventually(lambda: stage.state(sent) == "SUCCESS", within=20, what=worker.log)
+    assert stage.ran(stage.queue) == 5
+    assert stage.store.client.keys("*:deliveries:*") == []
+
+
+@pytest.mark.parametrize("soft_seconds", ["0", "0.5"], ids=["cold", "soft"])
+def test_message_of_a_worker_that_is_shut_down_coldly_is_no_poison(stage: Stage, soft_seconds: str) -> None:
+    """SIGQUIT cancels what runs and what waits for a slot; nothing has died, however often that happens."""
+    running = stage.send("wait", stage.queue, 60)
+    behind = stage.send("wait", f"{stage.queue}-behind", 60)
+    env = {"CELERY_PATTERNS_MAX_DELIVERIES": "1", "SHAKY_SOFT_SHUTDOWN": soft_seconds, "SHAKY_PREFETCH": "2"}
+    keys = [stage.queue, f"{stage.queue}-behind"]
+    for times in range(1, 4):
+        with stage.worker(env=env) as worker:
+            eventually(lambda n=times: sum(map(stage.ran, keys)) == n, within=20, what=worker.log)  # type: ignore[misc]
+            eventually(lambda: worker.state().reserved == 1, what=worker.log)
+            worker.process.send_signal(signal.SIGQUIT)
+            worker.process.wait(30)
+    assert list(stage.letters.scan(stage.queue)) == []
+    assert {stage.state(running), stage.state(behind)} == {"PENDING"}
 
 
 def test_long_task_of_a_killed_worker_is_no_poison(redis: RedisServer, rabbit: RabbitServer) -> None:
@@ -96,8 +131,9 @@ def test_counts_are_apart_for_each_message_and_try(clocked: ClockedStore, steps:
             model[key] = model.get(key, 0) + 1
             assert deliveries.count(again, task_id, retries) == 1 + model[key]
         elif kind == "forget":
-            deliveries.forget(again, task_id, retries)
-            model[key] = max(0, model.get(key, 0) - 1)
+            # What went back in good order was no delivery: the first, too, which is not counted until it comes again.
+            assert deliveries.forget(again, task_id, retries)
+            model[key] = max(-1, model.get(key, 0) - 1)
         else:
             deliveries.clear(task_id, retries)
             model.pop(key, None)

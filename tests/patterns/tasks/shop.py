@@ -29,7 +29,6 @@ from celery_patterns.tasks import (
     logs,
     tracing,
 )
-from celery_patterns.tasks.dead_letter import Letter
 
 clock = time.time  # noqa: TID251 - evidence from other processes
 LEDGER = "ledger"
@@ -162,7 +161,7 @@ def call_rarely(tenant: str) -> str:
     return tenant
 
 
-@task(name="call_strictly", policies=[RateLimit("1/m", key="strict:{tenant}", on_limit="raise")])
+@task(name="call_strictly", policies=[RateLimit("1/m", key="strict:{tenant}", on_limit="raise"), DeadLetter()])
 def call_strictly(tenant: str) -> str:
     return tenant
 
@@ -248,24 +247,9 @@ def collect(values: list[Any]) -> list[Any]:
 # ------------------------------------------------------------------------------------- payloads, letters, logs, batches
 
 
-class Shelf:
-    """Keeps dead letters in the ledger."""
-
-    def put(self, letter: Letter) -> None:
-        write(
-            "letter",
-            key=letter.task_id,
-            reason=letter.reason,
-            args=list(letter.args),
-            attempts=letter.attempts,
-            error=type(letter.error).__name__,
-            id=letter.headers.get("id", letter.task_id),
-        )
-
-
 @task(
     name="doomed",
-    policies=[DeadLetter(to=Shelf()), Retry(on=Flaky, max=1, base=0)],
+    policies=[DeadLetter(), Retry(on=Flaky, max=1, base=0)],
 )
 def doomed(how: str) -> None:
     if how == "raise":

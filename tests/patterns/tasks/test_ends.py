@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
+from celery_patterns.resilience.letters import Letter
+from celery_patterns.resilience.places import letters_of
 from celery_patterns.store import StoreSettings
-from celery_patterns.tasks.errors import PayloadUnavailable
+from celery_patterns.tasks.errors import PayloadUnavailable, RateExceeded
 from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.payload import PayloadTooLarge, purge_claims
 from patterns.tasks import shop
@@ -27,20 +30,34 @@ pytestmark = pytest.mark.usefixtures("worker")
     [
         ("raise", KeyError, "failed", 1),
         ("flaky", shop.Flaky, "failed", 2),
-        ("kill", WorkerLostError, "lost", 2),
-        ("sleep", TimeLimitExceeded, "time_limit", 1),
+        ("kill", WorkerLostError, "worker_lost", 2),
+        ("sleep", TimeLimitExceeded, "timeout", 1),
     ],
 )
-def test_a_task_that_failed_for_good_leaves_one_letter(
-    ledger: Ledger, how: str, error: type[Exception], reason: str, attempts: int
+def test_a_task_that_failed_for_good_leaves_one_letter_with_its_message(
+    how: str, error: type[Exception], reason: str, attempts: int
 ) -> None:
+    """In a worker without the agent: the policy brings what it needs."""
     result = shop.doomed.apply_async([how], time_limit=1 if how == "sleep" else None)
     with pytest.raises(error):
         result.get(timeout=20)
-    [letter] = eventually(lambda: ledger(result.id, "letter"))
-    expected = {"key": result.id, "reason": reason, "args": [how], "attempts": attempts, "error": error.__name__}
-    assert {name: letter[name] for name in expected} == expected
-    assert letter["id"] == result.id
+    [letter] = eventually(lambda: letters(result.id))
+    assert (letter.reason, letter.attempts, letter.queue, letter.original) == (reason, attempts, "celery", True)
+    assert letter.error.startswith(error.__name__)
+    assert json.loads(letter.message.body)[:2] == [[how], {}]
+
+
+def letters(task_id: str) -> list[Letter]:
+    """Return the letters of one task."""
+    return [letter for letter in letters_of(shop.app).scan("celery") if letter.message.task_id == task_id]
+
+
+def test_a_task_that_a_policy_refused_leaves_a_letter(key: str) -> None:
+    allowed, refused = shop.call_strictly.delay(key), shop.call_strictly.delay(key)
+    with pytest.raises(RateExceeded):
+        [result.get(timeout=20) for result in (allowed, refused)]
+    [letter] = eventually(lambda: letters(refused.id) or letters(allowed.id))
+    assert (letter.reason, letter.attempts, json.loads(letter.message.body)[:2]) == ("refused", 1, [[key], {}])
 
 
 @pytest.fixture

@@ -94,6 +94,6 @@ signals.task_rejected.connect(announce_rejected, weak=False)
 
 # What needs Celery 5.7 and Redis stays away where the agent was injected into an image without them.
 if VERSION[:2] >= (5, 7) and importlib.util.find_spec("redis") is not None:
-    from celery_patterns.resilience import steps
+    from celery_patterns.tasks import joining
 
-    steps.install()
+    joining.install()

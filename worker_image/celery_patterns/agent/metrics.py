@@ -105,10 +105,18 @@ class Metrics:
         state: Returns the worker's state.
         pool: ``namespace/name`` of its pool, or "".
         hostname: Its node name; celery-exporter's label is what follows the ``@``.
+        waiting_letters: Returns how many dead letters cannot be kept yet; None if this worker keeps none.
     """
 
-    def __init__(self, state: Callable[[], protocol.WorkerState], pool: str, hostname: str) -> None:
+    def __init__(
+        self,
+        state: Callable[[], protocol.WorkerState],
+        pool: str,
+        hostname: str,
+        waiting_letters: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._state = state
+        self._waiting_letters = waiting_letters
         self._pool = pool
         self._host = hostname.partition("@")[2] or hostname
         task = ("name", "hostname", "queue_name")
@@ -122,6 +130,14 @@ class Metrics:
             "celery_agent_claims_dropped_total", "Duplicates of workflow tasks that did not run.", ()
         )
         self._dropped.count((), 0)
+        self._letters = Counter(
+            "celery_agent_dead_letters_total", "Messages that were kept as dead letters.", ("queue", "reason")
+        )
+        self._lost_letters = Counter(
+            "celery_agent_dead_letters_lost_total",
+            "Dead letters that could not be kept: their content is in the log alone.",
+            ("queue", "reason"),
+        )
         self._delay = Histogram(
             "celery_agent_task_delay_seconds",
             "Time from a message's publishing to its task's start, where the message says when it was published.",
@@ -173,11 +189,20 @@ class Metrics:
         """Count a duplicate that was dropped."""
         self._dropped.count(())
 
+    def letter_kept(self, queue: str, reason: str) -> None:
+        """Count a dead letter."""
+        self._letters.count((queue, reason))
+
+    def letter_given_up(self, queue: str, reason: str) -> None:
+        """Count a dead letter that could not be kept."""
+        self._lost_letters.count((queue, reason))
+
     def text(self) -> bytes:
         """Return the exposition."""
         state = self._state()
         lines: list[str] = []
         metrics: list[Counter | Histogram] = [self._finished, self._runtime, self._dropped, self._delay]
+        metrics += [self._letters, self._lost_letters]
         for metric in [*metrics, *self._exported.values(), self._exported_runtime]:
             lines += (f"# HELP {metric.name} {metric.about}", f"# TYPE {metric.name} {metric.kind}", *metric.samples())
         lines += self._gauges(state)
@@ -193,6 +218,9 @@ class Metrics:
         yield from _gauge("celery_agent_tasks_reserved", "Tasks taken and waiting for a slot.", state.reserved)
         yield from _gauge("celery_agent_tasks_scheduled", "Tasks held for later.", state.scheduled)
         yield from _gauge("celery_agent_draining", "1 while it takes no more tasks.", int(state.draining))
+        waiting = self._waiting_letters()
+        if waiting is not None:
+            yield from _gauge("celery_agent_dead_letters_waiting", "Dead letters that cannot be kept yet.", waiting)
         yield from _gauge("celery_worker_up", "1: this worker answers.", 1, host)
         yield from _gauge("celery_worker_tasks_active", "Tasks running.", state.active, host)
 

@@ -51,7 +51,7 @@ class WorkerAgent:
         self.guard = Guard(worker.app, self.hostname, settings)
         self.liveness = Liveness()
         self.drain = Drain(lambda: counts.held_total(self._consumer))
-        self.metrics = Metrics(self.state, settings.pool, self.hostname)
+        self.metrics = Metrics(self.state, settings.pool, self.hostname, self._waiting_letters)
         self.lease = Lease(worker.app, settings.message_lease_seconds)
         self._redis = is_redis_backend(worker.app.backend)
         self.announcer = Announcer(
@@ -81,6 +81,9 @@ class WorkerAgent:
         """
         for task in self.worker.app.tasks.values():
             task.Request = follow(symbol_by_name(task.Request), self)  # type: ignore[no-untyped-call]
+        undertaker = self._undertaker
+        if undertaker is not None:
+            undertaker.counts = self.metrics
         settings = self.settings
         self.server = AgentServer(settings.host, settings.port, self, Token(settings.token_file))
         self.server.start()
@@ -219,6 +222,15 @@ class WorkerAgent:
         if counts.held_total(self._consumer):
             with self._lock:
                 self._held_at = time.monotonic()
+
+    @property
+    def _undertaker(self) -> Any:
+        """Who keeps dead letters in this worker; None if nobody does."""
+        return getattr(self.worker, "celery_patterns_undertaker", None)
+
+    def _waiting_letters(self) -> int | None:
+        undertaker = self._undertaker
+        return None if undertaker is None else int(undertaker.keeper.waiting)
 
     def _make_store(self) -> ClaimStore:
         return ClaimStore(self.worker.app.backend, lease_seconds=self.settings.lease_seconds)

@@ -71,7 +71,7 @@ def settings(app: Any) -> Iterator[Finding]:
         yield warning(
             "acks-failure",
             "task_acks_on_failure = False rejects failed messages, which Redis deletes",
-            "leave it True on Redis; the policy DeadLetters keeps failed messages",
+            "leave it True on Redis; the policy DeadLetter keeps failed messages",
         )
 
 

@@ -17,7 +17,6 @@ from celery_patterns.resilience.patching import PatchError, patch, read_argument
 from celery_patterns.resilience.places import letters_of
 from celery_patterns.resilience.poison import Deliveries
 from celery_patterns.resilience.replay import ReplayRefused, send
-from celery_patterns.resilience.settings import ResilienceSettings
 from celery_patterns.store import StoreNotConfigured
 from celery_patterns.store.settings import store_url
 from celery_patterns.tasks import options as checks
@@ -169,7 +168,7 @@ def run_purge(options: argparse.Namespace) -> int:
 
 
 def _letters(app: Any) -> Any:
-    return letters_of(app, ResilienceSettings.of(app.conf))
+    return letters_of(app)
 
 
 def _store(app: Any) -> Any:

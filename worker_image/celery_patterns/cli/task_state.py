@@ -9,7 +9,6 @@ from celery_patterns.cli.application import add_arguments, application
 from celery_patterns.cli.exits import Exit
 from celery_patterns.cli.tables import ago, say, say_json, table
 from celery_patterns.resilience.places import letters_of
-from celery_patterns.resilience.settings import ResilienceSettings
 from celery_patterns.store import StoreError
 from celery_patterns.tasks.explanation import explain
 
@@ -64,7 +63,7 @@ def run_explain(options: argparse.Namespace) -> int:
 
 def _letters(app: Any, task_id: str) -> tuple[list[Any], list[str]]:
     try:
-        letters = letters_of(app, ResilienceSettings.of(app.conf))
+        letters = letters_of(app)
         queues = letters.queues()
         found = [letter for queue in queues for letter in letters.scan(queue) if letter.message.task_id == task_id]
     except StoreError as error:

@@ -18,12 +18,17 @@ from celery.worker.state import task_ready
 
 from celery_patterns.resilience import letters
 from celery_patterns.resilience.letters import Letter, OriginalMessage, describe, hash_traceback
+from celery_patterns.tasks.errors import TaskRefused
 from celery_patterns.tasks.headers import HEADER, Tries
 
 if TYPE_CHECKING:
     from celery_patterns.resilience.undertaker import Undertaker
 
 logger = logging.getLogger(__name__)
+
+
+OF_LOSS = (WorkerLostError, SystemExit, KeyboardInterrupt)
+"""What says that the process which ran a task is gone."""
 
 
 class PoisonMessage(Exception):  # noqa: N818 - it says what the message is
@@ -37,10 +42,11 @@ class Gate:
         self._held: list[Callable[[], Any]] | None = None
         self._lock = threading.Lock()
 
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function behind the gate."""
+    def around(self, function: Callable[..., Any], tell: Callable[[], Any] = lambda: None) -> Callable[..., Any]:
+        """Return the function behind the gate; ``tell`` is called at once, when somebody knocks."""
 
         def gated(*args: Any, **kwargs: Any) -> Any:
+            tell()
             with self._lock:
                 if self._held is not None:
                     self._held.append(lambda: function(*args, **kwargs))
@@ -71,6 +77,10 @@ class BuriedRequest:
     undertaker: Undertaker
     buried = False
     sent_again = False
+    was_dispatched = False
+    """It was given to the pool, and this delivery was counted."""
+    died = False
+    """Its process was lost, or killed by the time limit."""
     if TYPE_CHECKING:  # what Celery's Request has
         id: str
         task: Any
@@ -93,6 +103,7 @@ class BuriedRequest:
             return
 
         def execute_using_pool(self: BuriedRequest, pool: Any, **options: Any) -> Any:
+            self.was_dispatched = True
             self._refuse_poison()
             return inner(self, pool, **options)
 
@@ -101,8 +112,9 @@ class BuriedRequest:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._letter_gate = Gate()
-        self._on_ack = self._letter_gate.around(self._on_ack)
-        self._on_reject = self._letter_gate.around(self._on_reject)
+        self._on_ack = self._letter_gate.around(self._on_ack, self._note_settled)
+        self._on_reject = self._letter_gate.around(self._on_reject, self._note_settled)
+        self.undertaker.hold(self)
 
     # ---- what Celery calls
 
@@ -110,6 +122,7 @@ class BuriedRequest:
         """The task raised, or its process is gone."""
         error = exc_info.exception
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        self.died = isinstance(error, OF_LOSS)
         self._letter_gate.close()
         try:
             answer = super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
@@ -121,6 +134,7 @@ class BuriedRequest:
         """A time limit ran out; a hard one has killed the process."""
         if soft:
             return super().on_timeout(soft, timeout)  # type: ignore[misc]
+        self.died = True
         self._letter_gate.close()
         try:
             answer = super().on_timeout(soft, timeout)  # type: ignore[misc]
@@ -132,7 +146,9 @@ class BuriedRequest:
         """The message goes back to its queue, or away."""
         if requeue and not self.sent_again:
             self.sent_again = True
-            self.undertaker.forget_delivery(self)
+            if not self.died:
+                # What kills its process and goes back each time would otherwise do so for ever.
+                self.undertaker.forget_delivery(self)
         super().reject(requeue=requeue)  # type: ignore[misc]
 
     def _retry_worker_lost(self, *args: Any, **kwargs: Any) -> bool:
@@ -145,6 +161,14 @@ class BuriedRequest:
         return stored
 
     # ---- what we make of it
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether Celery itself has stopped it, so that its message goes back."""
+        return self._already_cancelled
+
+    def _note_settled(self) -> None:
+        self.undertaker.settled(self)
 
     def _refuse_poison(self) -> None:
         """Bury the message instead of running it, if it came too often.
@@ -178,8 +202,10 @@ class BuriedRequest:
             reason = letters.REJECTED
         elif isinstance(error, TimeLimitExceeded):
             reason = letters.TIMEOUT
-        elif isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
+        elif isinstance(error, OF_LOSS):
             reason = letters.WORKER_LOST
+        elif isinstance(error, TaskRefused):
+            reason = letters.REFUSED
         if self.undertaker.keeps_failures_of(self.task, reason):
             self._bury_message(reason, error, traceback)
         else:

@@ -50,11 +50,18 @@ class Keeper:
     Args:
         letters: Where they are kept.
         kept: Called with each letter that was kept, for metrics.
+        given_up: Called with each that could not be, whose content is in the log alone.
     """
 
-    def __init__(self, letters: Letters, kept: Callable[[Letter], Any] = lambda _: None) -> None:
+    def __init__(
+        self,
+        letters: Letters,
+        kept: Callable[[Letter], Any] = lambda _: None,
+        given_up: Callable[[Letter], Any] = lambda _: None,
+    ) -> None:
         self._letters = letters
-        self._told = kept
+        self._tell_kept = kept
+        self._tell_given_up = given_up
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -131,7 +138,7 @@ class Keeper:
             letter.queue,
             letter_id,
         )
-        self._told(letter)
+        self._tell_kept(letter)
         try:
             waiting.settle()
         except Exception:
@@ -148,3 +155,4 @@ class Keeper:
             letter.message.headers,
             letter.message.body[:BODY_CHARACTERS],
         )
+        self._tell_given_up(letter)

@@ -59,6 +59,7 @@ class LetterQueues:
             "traceback_hash": letter.traceback_hash,
             "attempts": letter.attempts,
             "worker": letter.worker,
+            "original": letter.original,
         }
         message = letter.message
         properties = {
@@ -207,6 +208,7 @@ def read_letter(queue: str, message: Any) -> Letter:
         attempts=int(note.get("attempts") or 0),
         worker=str(note.get("worker") or ""),
         at_ms=int(note.get("at_ms") or (begin if begin.isdigit() else 0)),
+        original=note.get("original") is not False,
     )
 
 

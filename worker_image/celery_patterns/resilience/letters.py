@@ -20,6 +20,8 @@ UNKNOWN_TASK: Final = "unknown_task"
 OVERSIZED: Final = "oversized"
 FAILED: Final = "failed"
 """The task raised, and there is no further try."""
+REFUSED: Final = "refused"
+"""A policy did not let the task run, and does not let it wait any longer."""
 REJECTED: Final = "rejected"
 """The task rejected its message."""
 TIMEOUT: Final = "timeout"
@@ -37,12 +39,16 @@ REASONS: Final = (
     UNKNOWN_TASK,
     OVERSIZED,
     FAILED,
+    REFUSED,
     REJECTED,
     TIMEOUT,
     WORKER_LOST,
     POISON,
     DEAD_LETTERED,
 )
+
+ENDS_OF_TASKS: Final = (FAILED, REFUSED, REJECTED, TIMEOUT, WORKER_LOST)
+"""How a task can have failed for good; all else befalls messages, whatever their task says of itself."""
 
 ERROR_CHARACTERS: Final = 2_000
 TRACEBACK_CHARACTERS: Final = 16_000
@@ -110,6 +116,8 @@ class Letter:
     worker: str = ""
     at_ms: int = 0
     """When it was set aside (server's time)."""
+    original: bool = True
+    """False: the message was gone already, and is written anew from what was known of it (an item of a batch)."""
 
     def to_fields(self) -> dict[str, bytes | str]:
         """Return the fields of a stream's entry."""
@@ -129,6 +137,7 @@ class Letter:
             "traceback_hash": self.traceback_hash,
             "attempts": str(self.attempts),
             "worker": self.worker,
+            "original": str(int(self.original)),
         }
 
     @classmethod
@@ -156,6 +165,7 @@ class Letter:
                 attempts=int(fields[b"attempts"]),
                 worker=fields[b"worker"].decode(),
                 at_ms=int(letter_id.split("-", 1)[0]),
+                original=fields.get(b"original") != b"0",
             )
         except (KeyError, ValueError) as error:
             raise ValueError(f"the entry {letter_id} is no dead letter: {error!r}") from error
@@ -174,6 +184,7 @@ class Letter:
             "at_ms": self.at_ms,
             "worker": self.worker,
             "bytes": len(self.message.body),
+            "original": self.original,
         }
 
 

@@ -12,12 +12,14 @@ from celery_patterns.store.settings import store_url
 from celery_patterns.tasks.patterns import patterns_of
 
 
-def letters_of(app: Any, settings: ResilienceSettings) -> LetterStreams | LetterQueues:
-    """Return the application's dead letters.
+def letters_of(app: Any, settings: ResilienceSettings | None = None) -> LetterStreams | LetterQueues:
+    """Return the application's dead letters; ``settings`` None: the application's.
 
     Raises:
+        ValueError: If a setting is not of its form.
         StoreNotConfigured: If they are to be in the store and there is none, or nowhere: the broker is no RabbitMQ.
     """
+    settings = settings or ResilienceSettings.of_app(app)
     store = patterns_of(app).store
     if settings.place != "broker":
         try:

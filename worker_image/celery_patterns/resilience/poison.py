@@ -15,7 +15,11 @@ KEEP_MS: Final = 7 * 86_400_000
 COUNT: Final = Script(
     """
 local count = redis.call('INCRBY', KEYS[1], ARGV[1])
-if count <= 0 then
+if count < -1 then
+  count = -1
+  redis.call('SET', KEYS[1], count)
+end
+if count == 0 then
   redis.call('DEL', KEYS[1])
   return 0
 end
@@ -24,7 +28,8 @@ return count
 """,
     "count delivery",
 )
-"""KEYS: the message's counter. ARGV: 1 or -1, keep (ms). Returns how often it came again."""
+"""KEYS: the message's counter. ARGV: 1 or -1, keep (ms). Returns how often it came again after a loss; -1 while its
+first delivery has gone back in good order, so that the next counts as the first."""
 
 
 class Deliveries:
@@ -44,7 +49,7 @@ class Deliveries:
         broker = (message.headers or {}).get("x-delivery-count")
         if isinstance(broker, int):
             return broker + 1
-        if not (message.delivery_info or {}).get("redelivered") or self._store is None:
+        if is_first_delivery(message) or self._store is None:
             return 1
         try:
             return 1 + int(self._store.run(COUNT, [_key(self._store, task_id, retries)], [1, KEEP_MS]))
@@ -52,14 +57,20 @@ class Deliveries:
             logger.warning("the deliveries of %s are not counted, it runs: %s", task_id, error)
             return 1
 
-    def forget(self, message: Any, task_id: str, retries: int) -> None:
-        """Take back the count of a delivery that ended in good order, without an end of its task."""
-        if not (message.delivery_info or {}).get("redelivered") or self._store is None:
-            return
+    def forget(self, message: Any, task_id: str, retries: int) -> bool:
+        """Take back the count of a delivery that ended in good order, without an end of its task.
+
+        Returns False if the store does not answer: the delivery stays counted. What the broker itself counts stays
+        counted in any case.
+        """
+        if self._store is None or isinstance((message.headers or {}).get("x-delivery-count"), int):
+            return True
         try:
             self._store.run(COUNT, [_key(self._store, task_id, retries)], [-1, KEEP_MS])
         except StoreError as error:
             logger.warning("a delivery of %s is counted that did not die: %s", task_id, error)
+            return False
+        return True
 
     def clear(self, task_id: str, retries: int = 0) -> None:
         """Forget all deliveries of a message, so that a replay begins anew.
@@ -69,6 +80,11 @@ class Deliveries:
         """
         if self._store is not None:
             self._store.call(self._store.client.delete, _key(self._store, task_id, retries))
+
+
+def is_first_delivery(message: Any) -> bool:
+    """Whether the broker gives this message out for the first time."""
+    return not (message.delivery_info or {}).get("redelivered")
 
 
 def _key(store: Store, task_id: str, retries: int) -> str:

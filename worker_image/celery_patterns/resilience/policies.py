@@ -1,36 +1,12 @@
-"""Policies by which a task says what becomes of it when it cannot go on."""
+"""The policy by which a task says what becomes of it when its process is killed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from celery_patterns.resilience import letters
 from celery_patterns.tasks import options
-from celery_patterns.tasks.policy import Policy, PolicyError
-
-
-@dataclass(frozen=True)
-class DeadLetters(Policy):
-    """Keep the task's message when it has failed for good; the worker's main process does it (see ``undertaker``).
-
-    Args:
-        reasons: For which ends: some of failed, rejected, timeout, worker_lost.
-    """
-
-    name: ClassVar[str] = "dead_letter"
-    order: ClassVar[int] = 90
-
-    reasons: tuple[str, ...] = (letters.FAILED, letters.REJECTED, letters.TIMEOUT, letters.WORKER_LOST)
-
-    def __post_init__(self) -> None:
-        reasons: Any = self.reasons
-        if not isinstance(reasons, tuple) or not reasons:
-            raise PolicyError(f"DeadLetters.reasons: expected a tuple such as ('failed',), got {self.reasons!r}")
-        for reason in self.reasons:
-            options.choice(
-                "DeadLetters.reasons", reason, (letters.FAILED, letters.REJECTED, letters.TIMEOUT, letters.WORKER_LOST)
-            )
+from celery_patterns.tasks.policy import Policy
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 from celery_patterns import protocol
 from celery_patterns.tasks import options
+from celery_patterns.tasks.features import DEAD_LETTERS, MOST_DELIVERIES, PREFIX, Features
+from celery_patterns.tasks.patterns import patterns_of
 
 ENV_FAILURES = "CELERY_PATTERNS_DEAD_LETTERS"
 ENV_PLACE = "CELERY_PATTERNS_DEAD_LETTERS_ON"
@@ -40,7 +42,22 @@ class ResilienceSettings:
     longest: int = 10_000
 
     @classmethod
-    def of(cls, conf: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> ResilienceSettings:
+    def of_app(cls, app: Any) -> ResilienceSettings:
+        """Read an application's settings: the environment, else the ``features`` it was given, else its configuration.
+
+        Raises:
+            ValueError: If a value is not of its form; the message names it.
+        """
+        return cls.of(app.conf, features=patterns_of(app).features)
+
+    @classmethod
+    def of(
+        cls,
+        conf: Mapping[str, Any],
+        environment: Mapping[str, str] = os.environ,
+        *,
+        features: Features | None = None,
+    ) -> ResilienceSettings:
         """Read ``patterns_dead_letters``, ``patterns_max_deliveries`` and so on; the environment wins.
 
         Raises:
@@ -49,13 +66,15 @@ class ResilienceSettings:
 
         def read(variable: str, default: Any) -> Any:
             name = variable.removeprefix("CELERY_").lower()
-            value = environment.get(variable) or conf.get(name)
+            value = environment.get(variable) or getattr(features, name.removeprefix(PREFIX), None)
+            value = conf.get(name) if value is None else value
             return default if value is None else value
 
+        deliveries = _int(read(ENV_DELIVERIES, MAX_DELIVERIES))
         return cls(
-            failures=options.choice(ENV_FAILURES, read(ENV_FAILURES, "declared"), ("declared", "all", "none")),
+            failures=options.choice(ENV_FAILURES, read(ENV_FAILURES, "declared"), DEAD_LETTERS),
             place=options.choice(ENV_PLACE, read(ENV_PLACE, "auto"), ("auto", "store", "broker")),
-            max_deliveries=options.whole(ENV_DELIVERIES, _int(read(ENV_DELIVERIES, MAX_DELIVERIES)), high=1000),
+            max_deliveries=options.whole(ENV_DELIVERIES, deliveries, high=MOST_DELIVERIES),
             max_message_bytes=options.size(ENV_BYTES, read(ENV_BYTES, MAX_MESSAGE_BYTES)),
             retention_seconds=options.duration(ENV_RETENTION, read(ENV_RETENTION, "30d"), low=1),
             longest=options.whole(ENV_LONGEST, _int(read(ENV_LONGEST, 10_000)), low=1),

@@ -1,4 +1,4 @@
-"""Where dead letters and the poison guard join a worker: ``install()`` once, before ``worker_init`` is sent."""
+"""Where dead letters and the poison guard join a worker that begins; ``celery_patterns.tasks.joining`` says when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery import bootsteps, signals
 
 from celery_patterns.resilience import wire
 from celery_patterns.resilience.settings import ResilienceSettings
-from celery_patterns.resilience.undertaker import Undertaker
+from celery_patterns.resilience.undertaker import Undertaker, declares_letters
 from celery_patterns.store import StoreNotConfigured
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ class UndertakerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.celery_patterns_undertaker.start()
 
     def stop(self, worker: Any) -> None:
-        """Keep what waits."""
-        worker.celery_patterns_undertaker.stop()
+        """Go on: the pool still runs, and what it runs may fail. ``end`` comes after it."""
 
     def terminate(self, worker: Any) -> None:
         """Keep what waits, at a cold shutdown."""
@@ -41,22 +40,32 @@ class UndertakerConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.controller.celery_patterns_undertaker.consuming(consumer)
 
 
-def join_worker(sender: Any, **_: Any) -> None:
-    """Add the steps to the worker that is about to build its own."""
+def end(sender: Any, **_: Any) -> None:
+    """The worker has shut down warmly, its pool too: keep what waits."""
+    undertaker: Undertaker | None = getattr(sender, "celery_patterns_undertaker", None)
+    if undertaker is not None:
+        undertaker.stop()
+
+
+def join_worker(worker: Any) -> None:
+    """Add the steps to the worker that is about to build its own.
+
+    Raises:
+        ValueError: If a setting is wrong, or letters are wanted and there is no place to keep them.
+    """
+    app = worker.app
+    settings = ResilienceSettings.of_app(app)
     try:
-        sender.celery_patterns_undertaker = Undertaker(sender, ResilienceSettings.of(sender.app.conf))
+        worker.celery_patterns_undertaker = Undertaker(worker, settings)
     except StoreNotConfigured as error:
+        wanted = sorted(task.name for task in app.tasks.values() if declares_letters(task))
+        if settings.failures == "all" or (wanted and settings.failures != "none"):
+            who = "the setting patterns_dead_letters" if settings.failures == "all" else f"DeadLetter of {wanted[0]}"
+            raise ValueError(f"{who} asks for dead letters, and there is no place for them: {error}") from None
         logger.warning("no dead letters are kept: %s", error)
         return
-    except ValueError as error:
-        # Celery logs what a receiver raises and goes on, and nobody would know that nothing is kept.
-        raise SystemExit(f"a setting of celery-patterns is wrong: {error}") from None
-    sender.app.steps["worker"].add(UndertakerStep)
-    sender.app.steps["consumer"].add(UndertakerConsumerStep)
-    if sender.app.connection_for_read().transport.driver_type == "redis":
+    signals.worker_shutdown.connect(end, weak=False, dispatch_uid="celery_patterns.resilience.end")
+    app.steps["worker"].add(UndertakerStep)
+    app.steps["consumer"].add(UndertakerConsumerStep)
+    if app.connection_for_read().transport.driver_type == "redis":
         wire.install()
-
-
-def install() -> None:
-    """Join every worker that this process starts."""
-    signals.worker_init.connect(join_worker, weak=False, dispatch_uid="celery_patterns.resilience")

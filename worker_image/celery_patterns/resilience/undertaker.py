@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from typing import Any
+from typing import Any, Protocol
 
 from kombu.utils.imports import symbol_by_name
 
@@ -13,14 +12,24 @@ from celery_patterns.resilience.buried_requests import watch
 from celery_patterns.resilience.keeper import Keeper
 from celery_patterns.resilience.letters import Letter
 from celery_patterns.resilience.places import letters_of
-from celery_patterns.resilience.poison import Deliveries
-from celery_patterns.resilience.policies import DeadLetters
+from celery_patterns.resilience.poison import Deliveries, is_first_delivery
 from celery_patterns.resilience.settings import ResilienceSettings
 from celery_patterns.store import StoreNotConfigured
 from celery_patterns.store.settings import store_url
+from celery_patterns.tasks.dead_letter import DeadLetter
 from celery_patterns.tasks.patterns import patterns_of
 
 logger = logging.getLogger(__name__)
+
+
+class Counts(Protocol):
+    """Counts letters, for metrics; called from the main loop, a pool's threads and the keeper's thread."""
+
+    def letter_kept(self, queue: str, reason: str) -> None:
+        """A letter was kept."""
+
+    def letter_given_up(self, queue: str, reason: str) -> None:
+        """A letter could not be kept; its content stands in the log alone."""
 
 
 class Undertaker:
@@ -43,9 +52,11 @@ class Undertaker:
             self.deliveries = Deliveries(None)
         else:
             self.deliveries = Deliveries(store)
-        self.kept: Counter[tuple[str, str]] = Counter()
-        """(queue, reason) -> letters kept since the worker began."""
-        self.keeper = Keeper(letters_of(app, settings), self._note)
+        self.counts: Counts | None = None
+        """Set by whoever shows metrics, before the worker consumes."""
+        self.keeper = Keeper(letters_of(app, settings), self._kept, self._given_up)
+        self._held: dict[int, Any] = {}
+        """Requests whose messages are not settled, by the id of the object."""
 
     # ---- the worker's life
 
@@ -58,27 +69,46 @@ class Undertaker:
         """The consumer is about to consume, first or after a reconnect."""
         if self.settings.failures != "none":
             consumer_hooks.install(consumer, self)
+        # After the loss of a connection: what had not begun, and what Celery has cancelled, comes again.
+        self._given_back([each for each in self._held.values() if each.was_cancelled or not each.was_dispatched])
 
     def stop(self) -> None:
-        """Keep what waits."""
+        """Keep what waits; whatever is held still goes back in good order."""
         self.keeper.stop()
+        self._given_back(list(self._held.values()))
 
     # ---- what requests ask
 
+    def hold(self, request: Any) -> None:
+        """A message came and became a request."""
+        if self.settings.max_deliveries:
+            self._held[id(request)] = request
+
+    def settled(self, request: Any) -> None:
+        """The broker is told, or about to be told, what becomes of the message."""
+        self._held.pop(id(request), None)
+
     def count_delivery(self, request: Any) -> int | None:
-        """Count a delivery; its number if the message came too often, else None."""
+        """Count a delivery that is about to run; its number if the message came too often, else None."""
         limit = self.settings.max_deliveries
         if not limit:
             return None
-        retries = int(request.request_dict.get("retries") or 0)
-        count = self.deliveries.count(request.message, str(request.id), retries)
+        count = self.deliveries.count(request.message, str(request.id), _retries(request))
         return count if count > limit else None
 
-    def forget_delivery(self, request: Any) -> None:
-        """The message goes back in good order."""
-        if self.settings.max_deliveries:
-            retries = int(request.request_dict.get("retries") or 0)
-            self.deliveries.forget(request.message, str(request.id), retries)
+    def forget_delivery(self, request: Any) -> bool:
+        """The message goes back in good order; False if that could not be noted."""
+        self.settled(request)
+        if not self.settings.max_deliveries or not (request.was_dispatched or is_first_delivery(request.message)):
+            return True
+        return self.deliveries.forget(request.message, str(request.id), _retries(request))
+
+    def _given_back(self, requests: list[Any]) -> None:
+        answers = True
+        for request in requests:
+            self.settled(request)
+            # With a store that does not answer each would wait for seconds, and the worker is to end.
+            answers = answers and self.forget_delivery(request)
 
     def keeps_failures_of(self, task: Any, reason: str) -> bool:
         """Whether a failure of this task is kept."""
@@ -86,9 +116,7 @@ class Undertaker:
             return True
         if self.settings.failures == "none":
             return False
-        plan = getattr(task, "plan", None)
-        policies = getattr(plan, "policies", ())
-        return any(isinstance(policy, DeadLetters) and reason in policy.reasons for policy in policies)
+        return any(reason in policy.reasons for policy in _dead_letter_policies(task))
 
     def queue_of(self, message: Any) -> str:
         """Return the queue a message came from: by its consumer, else by its routing key."""
@@ -104,5 +132,24 @@ class Undertaker:
                 return str(name)
         return key or str(self.app.conf.task_default_queue)
 
-    def _note(self, letter: Letter) -> None:
-        self.kept[letter.queue, letter.reason] += 1
+    def _kept(self, letter: Letter) -> None:
+        if self.counts is not None:
+            self.counts.letter_kept(letter.queue, letter.reason)
+
+    def _given_up(self, letter: Letter) -> None:
+        if self.counts is not None:
+            self.counts.letter_given_up(letter.queue, letter.reason)
+
+
+def declares_letters(task: Any) -> bool:
+    """Whether some end of a task is to be kept, by its own declaration."""
+    return bool(_dead_letter_policies(task))
+
+
+def _dead_letter_policies(task: Any) -> list[DeadLetter]:
+    policies = getattr(getattr(task, "plan", None), "policies", ())
+    return [policy for policy in policies if isinstance(policy, DeadLetter)]
+
+
+def _retries(request: Any) -> int:
+    return int(request.request_dict.get("retries") or 0)

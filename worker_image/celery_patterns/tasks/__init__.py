@@ -5,6 +5,7 @@ from celery_patterns.tasks.batching import Batch, batch_task
 from celery_patterns.tasks.context import TaskContext, current_context
 from celery_patterns.tasks.dead_letter import DeadLetter
 from celery_patterns.tasks.explanation import Explanation, explain
+from celery_patterns.tasks.features import Features
 from celery_patterns.tasks.idempotent import Idempotent
 from celery_patterns.tasks.payload import PayloadLimit
 from celery_patterns.tasks.policy import PolicyError
@@ -19,6 +20,7 @@ __all__ = [
     "Batch",
     "DeadLetter",
     "Explanation",
+    "Features",
     "Idempotent",
     "PatternApp",
     "PatternTask",

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import celery
 
 from celery_patterns.store import StoreSettings
+from celery_patterns.tasks import joining
+from celery_patterns.tasks.features import Features
 from celery_patterns.tasks.patterns import ATTRIBUTE, Patterns
 from celery_patterns.tasks.policy import Policy, PolicyError
 from celery_patterns.tasks.task import PatternTask
@@ -44,9 +46,17 @@ def pattern_task(app: Any, *function: Callable[..., Any], policies: Any = (), **
 
 
 def install(
-    app: A, *, store: str | None = None, prefix: str | None = None, lease: float | None = None, blob: str | None = None
+    app: A,
+    *,
+    store: str | None = None,
+    prefix: str | None = None,
+    lease: float | None = None,
+    blob: str | None = None,
+    features: Features | None = None,
 ) -> A:
-    """Give an application ``pattern_task``, and say where its patterns keep their state.
+    """Give an application ``pattern_task``, say where its patterns keep their state, and what its workers turn on.
+
+    Workers of this application keep dead letters and stop poison from now on, with and without the agent.
 
     Args:
         app: A Celery application; returned.
@@ -54,17 +64,22 @@ def install(
         prefix: First part of all keys.
         lease: How long what a dead worker held stays taken, in seconds.
         blob: fsspec URL for large payloads.
+        features: Logs, traces, Sentry, dead letters and the guard against poison.
 
     Raises:
         ValueError: If one of them is not of its form.
     """
+    said: Any = features
+    if said is not None and not isinstance(said, Features):
+        raise PolicyError(f"features: expected Features(logs='json', ...), got {said!r}")
     given = {"url": store, "prefix": prefix, "lease_seconds": lease, "blob_url": blob}
     given = {name: value for name, value in given.items() if value is not None}
     settings: Callable[[], StoreSettings] | None = None
     if given:
         StoreSettings(**given)  # type: ignore[arg-type] # what is wrong is said here, where it stands
         settings = partial(_settings, app, given)
-    setattr(app, ATTRIBUTE, Patterns(app, settings))
+    setattr(app, ATTRIBUTE, Patterns(app, settings, features))
+    joining.install()
     app.pattern_task = partial(pattern_task, app)  # type: ignore[attr-defined]
     return app
 
@@ -92,7 +107,8 @@ class PatternApp(celery.Celery):  # type: ignore[misc]
         prefix: str | None = None,
         lease: float | None = None,
         blob: str | None = None,
+        features: Features | None = None,
         **options: Any,
     ) -> None:
         super().__init__(main, **options)
-        install(self, store=store, prefix=prefix, lease=lease, blob=blob)
+        install(self, store=store, prefix=prefix, lease=lease, blob=blob, features=features)

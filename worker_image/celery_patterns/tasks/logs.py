@@ -10,6 +10,7 @@ workflow's uid, or the id of the first task of a canvas: one search finds everyt
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any, Literal, TextIO
 
@@ -95,13 +96,17 @@ def handler(style: Style = "json", stream: TextIO | None = None) -> logging.Hand
     return made
 
 
-def enable(app: Any, *, style: Style = "json", level: str | None = None) -> None:
-    """Let an application's workers write structured logs; call it where the application is made.
+def enable(app: Any, *, style: Style = "json", level: str | None = None, at_once: bool = False) -> None:
+    """Let an application's workers write structured logs.
+
+    ``Features(logs="json")`` calls it when a worker begins; call it yourself, where the application is made, for what
+    a setting cannot say.
 
     Args:
         app: The Celery application.
         style: ``json``, one object a line; or ``console``, for people.
         level: Of the root logger; None: what ``celery worker -l`` says.
+        at_once: Begin here as well: this process has set up its logs already.
 
     Raises:
         ValueError: If the style is another.
@@ -120,3 +125,6 @@ def enable(app: Any, *, style: Style = "json", level: str | None = None) -> None
     signals.setup_logging.connect(set_up, weak=False, dispatch_uid="celery-patterns-logs")
     signals.task_prerun.connect(bind_task, weak=False, dispatch_uid="celery-patterns-logs-begin")
     signals.task_postrun.connect(unbind_task, weak=False, dispatch_uid="celery-patterns-logs-end")
+    if at_once:
+        # Celery leaves the level here for the processes that its worker starts.
+        set_up(int(os.environ.get("CELERY_LOG_LEVEL") or 0))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_patterns.store import Store, StoreSettings
 from celery_patterns.tasks.renewer import Renewer
+
+if TYPE_CHECKING:
+    from celery_patterns.tasks.features import Features
 
 ATTRIBUTE = "celery_patterns"
 """Of a Celery application: its Patterns."""
@@ -31,10 +34,14 @@ class Patterns:
         app: The Celery application.
         settings: Says where state lies, at first use: an application is configured until then. None: read from its
             configuration and the environment.
+        features: What the application turns on, by argument; None: nothing was said.
     """
 
-    def __init__(self, app: Any, settings: Callable[[], StoreSettings] | None = None) -> None:
+    def __init__(
+        self, app: Any, settings: Callable[[], StoreSettings] | None = None, features: Features | None = None
+    ) -> None:
         self.app = app
+        self.features = features
         self._settings = settings
         self._store: Store | None = None
         self._renewer: Renewer | None = None

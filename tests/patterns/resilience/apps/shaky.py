@@ -10,17 +10,16 @@ from typing import Any
 import redis
 from celery.exceptions import Reject
 
-from celery_patterns.resilience.policies import DeadLetters, WorkerLost
-from celery_patterns.resilience.task_letters import task_letters
-from celery_patterns.tasks import PatternApp, Retry
-from celery_patterns.tasks.dead_letter import DeadLetter
+from celery_patterns.resilience.policies import WorkerLost
+from celery_patterns.tasks import DeadLetter, PatternApp, RateLimit, Retry
 
 app = PatternApp("shaky")
 app.conf.update(
     broker_url=os.environ["CELERY_BROKER_URL"],
     result_backend=os.environ["CELERY_RESULT_BACKEND"],
     task_acks_late=True,
-    worker_prefetch_multiplier=1,
+    worker_prefetch_multiplier=int(os.environ.get("SHAKY_PREFETCH", "1")),
+    worker_soft_shutdown_timeout=float(os.environ.get("SHAKY_SOFT_SHUTDOWN", "0")),
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_transport_options={"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
@@ -38,14 +37,14 @@ def note(key: str) -> None:
         client.close()
 
 
-@app.pattern_task(name="ok", dead_letter=DeadLetters())  # type: ignore[untyped-decorator]
+@app.pattern_task(name="ok", dead_letter=DeadLetter())  # type: ignore[untyped-decorator]
 def ok(key: str) -> str:
     """Do it."""
     note(key)
     return key
 
 
-@app.pattern_task(name="fail", dead_letter=DeadLetters(), retry=Retry(max=1, base="10ms"))  # type: ignore[untyped-decorator]
+@app.pattern_task(name="fail", dead_letter=DeadLetter(), retry=Retry(on=ValueError, max=1, base="10ms"))  # type: ignore[untyped-decorator]
 def fail(key: str, amount: int = 0) -> str:
     """Fail, unless the amount is right."""
     note(key)
@@ -61,14 +60,14 @@ def plain_fail(key: str) -> None:
     raise ValueError("plain")
 
 
-@app.pattern_task(name="reject", dead_letter=DeadLetters())  # type: ignore[untyped-decorator]
+@app.pattern_task(name="reject", dead_letter=DeadLetter())  # type: ignore[untyped-decorator]
 def reject(key: str) -> None:
     """Reject the message for good."""
     note(key)
     raise Reject("no", requeue=False)
 
 
-@app.pattern_task(name="slow", dead_letter=DeadLetters(), time_limit=0.5)  # type: ignore[untyped-decorator]
+@app.pattern_task(name="slow", dead_letter=DeadLetter(), time_limit=0.5)  # type: ignore[untyped-decorator]
 def slow(key: str) -> None:
     """Run into the time limit."""
     note(key)
@@ -76,7 +75,7 @@ def slow(key: str) -> None:
 
 
 @app.pattern_task(  # type: ignore[untyped-decorator]
-    name="die", dead_letter=DeadLetters(), retry=Retry(max=1), lost=WorkerLost("retry", delay="0s")
+    name="die", dead_letter=DeadLetter(), retry=Retry(max=1), lost=WorkerLost("retry", delay="0s")
 )
 def die(key: str) -> None:
     """Kill the process that runs it."""
@@ -98,8 +97,35 @@ def wait(key: str, seconds: float) -> Any:
     time.sleep(seconds)
 
 
-@app.pattern_task(name="fail_bare", dead=DeadLetter(to=task_letters))  # type: ignore[untyped-decorator]
-def fail_bare(key: str, amount: int = 0) -> None:
-    """Fail, and keep it without the agent."""
+@app.pattern_task(name="refused", dead_letter=DeadLetter(), rate=RateLimit("1/h", key="{key}", on_limit="raise"))  # type: ignore[untyped-decorator]
+def refused(key: str) -> None:
+    """Run once an hour."""
     note(key)
-    raise ValueError(f"the amount {amount} is wrong")
+
+
+@app.pattern_task(name="picky", dead_letter=DeadLetter(reasons=("timeout",)))  # type: ignore[untyped-decorator]
+def picky(key: str) -> None:
+    """Fail in a way that is not to be kept."""
+    note(key)
+    raise ValueError(key)
+
+
+@app.pattern_task(name="rebound", lost=WorkerLost("requeue"))  # type: ignore[untyped-decorator]
+def rebound(key: str) -> None:
+    """Kill its process; the message goes back each time."""
+    note(key)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="give_back")  # type: ignore[untyped-decorator]
+def give_back(key: str, times: int) -> int:
+    """Ask to come again, so often."""
+    note(key)
+    client = redis.Redis.from_url(os.environ["LEDGER_URL"])
+    try:
+        begun = int(client.get(key) or 0)  # type: ignore[arg-type]
+    finally:
+        client.close()
+    if begun <= times:
+        raise Reject("not now", requeue=True)
+    return begun

@@ -68,7 +68,14 @@ WRONG: Wrong = [
     (lambda: untyped(Retry)(budget="10%"), "Retry.budget: expected something with spend(call, error), got '10%'"),
     (Timeout, "Timeout: expected soft, hard or both, got neither"),
     (lambda: untyped(Timeout)(soft="60s", hard="50s"), "Timeout.soft: expected less than hard ('50s'), got '60s'"),
-    (lambda: untyped(DeadLetter)(to="queue"), "DeadLetter.to: expected something with put(letter)"),
+    (
+        lambda: untyped(DeadLetter)(reasons="failed"),
+        "DeadLetter.reasons: expected a tuple such as ('failed', 'timeout')",
+    ),
+    (
+        lambda: DeadLetter(reasons=("poison",)),
+        "DeadLetter.reasons: expected one of failed, refused, rejected, timeout, worker_lost, got 'poison'",
+    ),
     (lambda: untyped(PayloadLimit)(above="64 bananas"), "PayloadLimit.above: expected bytes or a text such as '64KB'"),
     (lambda: untyped(PayloadLimit)(store="/claims"), "PayloadLimit.store: expected scheme://folder, got '/claims'"),
     (lambda: batch_task(None, name="b", max_items=0), "batch_task.max_items: expected a whole number from 1 to 100000"),
