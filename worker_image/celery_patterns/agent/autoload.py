@@ -16,6 +16,7 @@ from typing import Any
 from celery import VERSION, current_app, signals
 
 from celery_patterns import protocol
+from celery_patterns.agent import result_patience
 from celery_patterns.agent.guard import Guard
 from celery_patterns.agent.settings import AgentSettings
 from celery_patterns.agent.steps import AgentStep, ConsumingStep
@@ -66,6 +67,7 @@ def join_child(sender: Any, **_: Any) -> None:
     guard = Guard(current_app._get_current_object(), str(sender), AgentSettings.from_environment())  # noqa: SLF001
     guard.wrap_all()
     guard.prepare()
+    result_patience.install(type(current_app.backend))
 
 
 def announce_unknown(sender: Any, message: Any, name: str, **_: Any) -> None:

@@ -6,10 +6,20 @@ counts, drains and answers probes.
 
 from __future__ import annotations
 
-__all__ = ["ConnectionError", "NoScriptError", "RedisError"]
+__all__ = ["PASSING", "ConnectionError", "NoScriptError", "RedisError"]
 
 try:
-    from redis.exceptions import ConnectionError, NoScriptError, RedisError  # noqa: A004 - redis-py's, no OSError
+    from redis.exceptions import (
+        ConnectionError,  # noqa: A004 - redis-py's, no OSError
+        NoScriptError,
+        OutOfMemoryError,
+        ReadOnlyError,
+        RedisError,
+        TimeoutError,  # noqa: A004 - see above
+    )
+
+    PASSING: tuple[type[Exception], ...] = (ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError)
+    """Errors of a server that is in trouble, not of what it was asked."""
 except ImportError:
 
     class RedisError(Exception):  # type: ignore[no-redef]
@@ -20,3 +30,5 @@ except ImportError:
 
     class NoScriptError(RedisError):  # type: ignore[no-redef]
         """Stands for redis-py's."""
+
+    PASSING = ()

@@ -12,6 +12,8 @@ import threading
 import uuid
 from typing import Any, Final
 
+from celery_patterns.resilience import broker_memory
+
 CONTENT_TYPE: Final = "application/x-undecodable"
 """Accepted by nobody: Celery hands the message to on_decode_error."""
 
@@ -25,6 +27,7 @@ def install() -> None:
         return
     from kombu.transport import redis  # noqa: PLC0415 - only where the broker is Redis
 
+    broker_memory.install()
     transport: Any = redis
     read, parse = transport.Channel._brpop_read, transport.loads  # noqa: SLF001
 

@@ -1,0 +1,107 @@
+"""Redis without memory, as broker and as result backend: the worker goes on, and nothing is lost silently."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kombu.exceptions import OperationalError
+
+from patterns.bad_input.stage import WITHIN, stage_on
+from servers import RedisServer, eventually, redis_server
+
+
+@pytest.fixture
+def full() -> Iterator[RedisServer]:
+    """A Redis that a test can fill."""
+    with redis_server("--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
+def fill(server: RedisServer, *, full: bool) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory", "1" if full else "0")
+
+
+@pytest.mark.parametrize("acks", ["late", "early"])
+def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_later(
+    redis: RedisServer, full: RedisServer, acks: str
+) -> None:
+    with stage_on(redis, full.url(0)) as stage, stage.worker(env={"STURDY_ACKS": acks}) as worker:
+        first = stage.send("wait", "first", "go")
+        eventually(lambda: stage.ran("first"), within=WITHIN, what=worker.log)
+        more = [stage.send("ok", f"{acks}-{number}") for number in range(10)]
+        eventually(lambda: worker.state().reserved >= 3, within=WITHIN, what=worker.log)
+        fill(full, full=True)
+        with pytest.raises(OperationalError, match="command not allowed when used memory > 'maxmemory'"):
+            stage.send("ok", "refused")
+        stage.allow("go")
+        eventually(
+            lambda: "the broker's Redis has no memory: that this worker holds ok[" in worker.log(), within=WITHIN
+        )
+        eventually(lambda: worker.state().active + worker.state().reserved == 0, within=WITHIN, what=worker.log)
+        assert "cannot be written (key unacked), and it takes no more until it can; raise maxmemory" in worker.log()
+        with full.client() as client:
+            assert client.llen(stage.queue) != 0, "it takes no more than the one it had taken already"
+        fill(full, full=False)
+        for task_id in (first, *more):
+            stage.wait_done(task_id, worker)
+        assert [stage.ran(f"{acks}-{number}") for number in range(10)] == [1] * 10
+        with full.client() as client:
+            eventually(lambda: client.hlen("unacked") == 0, within=WITHIN, what=worker.log)
+        assert "the broker's Redis has memory again" in worker.log()
+
+
+GIVEN_BACK = """
+import sys
+from kombu import Connection
+from celery_patterns.resilience import broker_memory
+broker_memory.install()
+with Connection(sys.argv[1]) as connection, connection.channel() as channel:
+    connection.SimpleQueue("q").put("x")
+    channel.basic_consume("q", no_ack=False, callback=lambda message: None, consumer_tag="t")
+    channel.client.config_set("maxmemory", 1)
+    connection.drain_events(timeout=10)
+    print(channel.client.llen("q"), channel.client.hlen("unacked"), len(channel.qos.unnoted))
+    if sys.argv[2] == "free":
+        channel.client.config_set("maxmemory", 0)
+    channel.qos.restore_unacked()
+    print(channel.client.llen("q"))
+"""
+
+
+@pytest.mark.parametrize(("memory", "waiting"), [("free", 1), ("full", 0)])
+def test_message_that_could_not_be_noted_goes_back_or_into_the_log(
+    full: RedisServer, memory: str, waiting: int
+) -> None:
+    """It is in no list of Redis: only this consumer knows it, and says so if it cannot give it back."""
+    done = subprocess.run(
+        [sys.executable, "-c", GIVEN_BACK, full.url(), memory], check=False, capture_output=True, text=True, timeout=40
+    )
+    assert done.stdout == f"0 0 1\n{waiting}\n", done.stderr
+    assert ("is lost: {'body'" in done.stderr) == (memory == "full")
+
+
+def test_result_waits_until_there_is_memory(redis: RedisServer, full: RedisServer) -> None:
+    """The task has run once, its message stays unacknowledged until the result is stored, and its slot waits."""
+    with stage_on(redis, redis.url(0)) as stage, stage.worker(backend=full.url(0)) as worker:
+        fill(full, full=True)
+        sent = stage.send("ok", "unstored")
+        eventually(
+            lambda: f"the result of task {sent} cannot be stored yet: Command # 1 (SETEX" in worker.log(),
+            within=WITHIN,
+            what=worker.log,
+        )
+        with redis.client() as client:
+            assert client.hlen("unacked") == 1
+        fill(full, full=False)
+        with full.client() as client:
+            results: Any = client
+            stored = eventually(lambda: results.get(f"celery-task-meta-{sent}"), within=WITHIN, what=worker.log)
+        assert b'"status": "SUCCESS"' in stored
+        assert f"the result of task {sent} is stored now" in worker.log()
+        assert stage.ran("unstored") == 1
+        stage.wait_idle(worker)

@@ -1,0 +1,165 @@
+"""A Redis broker without memory: the worker goes on with what it holds, and takes no more until there is some.
+
+kombu takes a message from its list first and notes then that this worker holds it. Without memory Redis allows the
+first and refuses the second (and refuses acknowledgements too, which kombu sends as a transaction). Stock Celery ends
+over that, and what was taken is gone. Here a message that cannot be noted is run all the same and noted as soon as
+that is possible; acknowledgements are sent in the form that Redis always allows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Final
+
+from kombu.transport import redis, virtual
+from redis.exceptions import OutOfMemoryError
+from typing_extensions import override
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 0.5
+"""How often it is tried whether there is memory again."""
+
+PROBE: Final = "celery-patterns-probe"
+"""A field that is written and removed to see that."""
+
+FULL: Final = "the broker's Redis has no memory"
+
+_QoS: Any = redis.QoS
+_InMemory: Any = virtual.QoS
+_installed: list[Any] = []
+
+
+def install() -> None:
+    """Make kombu's Redis transport survive a broker without memory, in this process; twice is once."""
+    if _installed:
+        return
+    channel: Any = redis.Channel
+    start = channel._brpop_start  # noqa: SLF001
+
+    def careful_start(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return start(self, *args, **kwargs) if self.qos.may_take() else None
+
+    channel.QoS = CarefulQoS
+    channel._brpop_start = careful_start  # noqa: SLF001
+    _installed.append(start)
+
+
+class CarefulQoS(_QoS):  # type: ignore[misc]
+    """kombu's record of what a consumer holds, for a Redis that may have no memory."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.unnoted: dict[str, Any] = {}
+        """Delivery tag -> message, of what Redis could not note; some may have ended."""
+        self.looked_at = 0.0
+
+    @override
+    def append(self, message: Any, delivery_tag: str) -> None:
+        try:
+            super().append(message, delivery_tag)
+        except OutOfMemoryError as error:
+            self.unnoted[delivery_tag] = message
+            self.looked_at = time.monotonic()
+            logger.error(  # noqa: TRY400
+                "%s: that this worker holds %s cannot be written (key %s), and it takes no more until it can; "
+                "raise maxmemory, or remove what fills it: %s",
+                FULL,
+                _name(message),
+                self.unacked_key,
+                error,
+            )
+            _InMemory.append(self, message, delivery_tag)
+
+    @override
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except OutOfMemoryError:
+            self.forget(delivery_tag)
+
+    @override
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue)
+        except OutOfMemoryError:
+            self.forget(delivery_tag)
+
+    def forget(self, delivery_tag: str) -> None:
+        """Remove the note of a message, one command after the other: these Redis allows."""
+        with self.channel.conn_or_acquire() as client:
+            client.zrem(self.unacked_index_key, delivery_tag)
+            client.hdel(self.unacked_key, delivery_tag)
+        _InMemory.ack(self, delivery_tag)
+
+    @override
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        message = self.unnoted.get(tag)
+        try:
+            if message is None:
+                super().restore_by_tag(tag, client, leftmost)
+            else:
+                self._push(message, client, leftmost=leftmost)
+        except OutOfMemoryError as error:
+            if message is not None:
+                logger.critical("%s: %s is lost: %r", FULL, _name(message), message._raw)  # noqa: SLF001
+                return
+            logger.error(  # noqa: TRY400
+                "%s: a message cannot go back to its queue now, it stays in %s until its visibility timeout or "
+                "lease is over: %s",
+                FULL,
+                self.unacked_key,
+                error,
+            )
+
+    def _push(self, message: Any, client: Any, *, leftmost: bool) -> None:
+        pushed: list[tuple[str, str]] = []
+        note = _Pushed(pushed)
+        info = message.delivery_info
+        # It swallows what goes wrong: it writes into a list here, and that is sent below.
+        self.channel._do_restore_message(message._raw, info["exchange"], info["routing_key"], note, leftmost)  # noqa: SLF001
+        with self.channel.conn_or_acquire(client) as connection:
+            for name, text in pushed:
+                (connection.lpush if leftmost else connection.rpush)(name, text)
+
+    def may_take(self) -> bool:
+        """Whether another message may be taken: always, unless one could not be noted and still cannot be."""
+        if not self.unnoted:
+            return True
+        if time.monotonic() - self.looked_at < LOOK_SECONDS:
+            return False
+        self.looked_at = time.monotonic()
+        try:
+            self._note()
+        except OutOfMemoryError:
+            return False
+        self.unnoted.clear()
+        logger.warning("the broker's Redis has memory again: messages are taken again")
+        return True
+
+    def _note(self) -> None:
+        with self.channel.conn_or_acquire() as client:
+            # Also when all have ended by now: the next message needs as much.
+            client.hset(self.unacked_key, PROBE, "")
+            client.hdel(self.unacked_key, PROBE)
+        for tag, message in self.unnoted.items():
+            if tag in self._delivered and tag not in self._dirty:
+                super().append(message, tag)
+
+
+class _Pushed:
+    """Stands for a Redis client where kombu says into which lists a message goes."""
+
+    def __init__(self, pushed: list[tuple[str, str]]) -> None:
+        self._pushed = pushed
+
+    def rpush(self, name: str, text: str) -> None:
+        self._pushed.append((name, text))
+
+    lpush = rpush
+
+
+def _name(message: Any) -> str:
+    headers = message.headers or {}
+    return f"{headers.get('task', 'a message')}[{headers.get('id', '')}]"
