@@ -2,7 +2,7 @@
 
 An execution is named ``<task id>|<token>``, the token being new for each delivery. The hash ``task:<task id>`` holds
 the token of the execution that runs and until when its lease lasts; locks and claims hold only the execution's name.
-So one renewal keeps everything that a task holds, and a task that is lost loses everything at once.
+So one renewal keeps everything that a task holds, and a task that is lost loses all of it together.
 """
 
 from __future__ import annotations
