@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -57,6 +57,24 @@ def static_ground(cluster: Cluster, release: Release) -> Iterator[Playground]:
     release.mend()
     with playground(cluster, "static") as fresh:
         yield fresh
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Note what was measured; it is shown at the end of the run."""
+
+    def note(name: str, value: object) -> None:
+        request.node.user_properties.append((name, value))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what was measured."""
+    reports = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    for report in reports:
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,5 +46,12 @@ IMAGES = (
         HARNESS / "images" / "stock" / "Dockerfile",
         CHECKOUT / "tests" / "agent" / "apps",
     ),
+    Image(
+        "extended",
+        "localhost/celery-operator-extended:dev",
+        HARNESS / "images" / "extended" / "Dockerfile",
+        HARNESS / "images" / "extended",
+    ),
 )
+"""In the order in which they can be built: "extended" stands on "worker"."""
 DEFAULT_IMAGES = ("operator", "worker", "redis")

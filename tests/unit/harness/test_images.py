@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
+from harness.layout import CHECKOUT
 from harness.load import chosen_images
 from harness.oci import architecture, write_image
 from harness.pip_settings import local_folders, pip_conf, pip_settings
@@ -88,3 +89,15 @@ def test_images_are_chosen_by_their_short_names() -> None:
 def test_an_unknown_image_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(HarnessError, match="No image is called redes; there are: operator, worker, redis, rabbitmq"):
         chosen_images(["redis", "redes"])
+
+
+def test_the_recipe_in_the_docs_is_the_one_that_the_cluster_tests_build() -> None:
+    page = (CHECKOUT / "docs" / "worker-image.md").read_text(encoding="utf-8")
+    [extended] = chosen_images(["extended"])
+    recipe = extended.dockerfile.read_text(encoding="utf-8").replace(
+        "localhost/celery-worker:dev", "celery-worker:0.1.0"
+    )
+    assert f"```dockerfile\n{recipe}```" in page
+    source = (extended.context / "shop" / "celery.py").read_text(encoding="utf-8")
+    code = source.partition("\n\n")[2].replace("  # type: ignore[untyped-decorator]", "")
+    assert f"```python\n# shop/celery.py\n{code}```" in page
