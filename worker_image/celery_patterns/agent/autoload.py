@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import sys
 from typing import Any
 
 from celery import VERSION, current_app, signals
@@ -94,8 +95,8 @@ signals.worker_process_init.connect(join_child, weak=False)
 signals.task_unknown.connect(announce_unknown, weak=False)
 signals.task_rejected.connect(announce_rejected, weak=False)
 
-# What needs Celery 5.7 and Redis stays away where the agent was injected into an image without them.
-if VERSION[:2] >= (5, 7) and importlib.util.find_spec("redis") is not None:
+# What needs Celery 5.7, Python 3.11 and Redis stays away where the agent was injected into an image without them.
+if VERSION[:2] >= (5, 7) and sys.version_info >= (3, 11) and importlib.util.find_spec("redis") is not None:
     from celery_patterns.tasks import joining
 
     joining.install()

@@ -62,6 +62,7 @@ WRONG: Wrong = [
         lambda: untyped(Retry)(on="OSError"),
         "Retry.on: expected exception types such as (OSError, TimeoutError), got 'OSError'",
     ),
+    (lambda: untyped(Retry)(rules={"on": OSError}), "Retry.rules: expected Rules(...) of celery_patterns.resilience"),
     (lambda: untyped(Retry)(max=-1), "Retry.max: expected a whole number from 0 to"),
     (lambda: untyped(Retry)(max=2.5), "Retry.max: expected a whole number"),
     (lambda: untyped(Retry)(jitter=0.5), "Retry.jitter: expected one of full, equal, none, got 0.5"),
@@ -167,9 +168,8 @@ def test_arguments_are_known_by_name_however_they_were_passed() -> None:
 def test_retry_pauses_double_up_to_the_cap_and_heed_the_error() -> None:
     retry = Retry(base="1s", cap="10s", jitter="none")
     assert [retry.pause(attempt) for attempt in range(1, 7)] == [1, 2, 4, 8, 10, 10]
-    error = OSError()
-    error.retry_after = 42  # type: ignore[attr-defined]
-    assert retry.pause(1, error) == 42
+    assert retry.pause(1, 42) == 42
+    assert all(42 <= Retry(base="1s").pause(1, 42) <= 42 * 1.2 for _ in range(50))
     assert all(5 <= Retry(base="10s", cap="10s", jitter="equal").pause(1) <= 10 for _ in range(50))
     assert Retry(base="10s", cap="10s").pause(10_000) <= 10
 
