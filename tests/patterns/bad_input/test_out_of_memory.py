@@ -31,14 +31,14 @@ def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_la
     redis: RedisServer, full: RedisServer, acks: str
 ) -> None:
     with stage_on(redis, full.url(0)) as stage, stage.worker(env={"STURDY_ACKS": acks}) as worker:
-        first = stage.send("wait", "first", "go")
-        eventually(lambda: stage.ran("first"), within=WITHIN, what=worker.log)
+        first = stage.send("wait", f"{acks}-first", f"{acks}-go")
+        eventually(lambda: stage.ran(f"{acks}-first"), within=WITHIN, what=worker.log)
         more = [stage.send("ok", f"{acks}-{number}") for number in range(10)]
         eventually(lambda: worker.state().reserved >= 3, within=WITHIN, what=worker.log)
         fill(full, full=True)
         with pytest.raises(OperationalError, match="command not allowed when used memory > 'maxmemory'"):
             stage.send("ok", "refused")
-        stage.allow("go")
+        stage.allow(f"{acks}-go")
         eventually(
             lambda: "the broker's Redis has no memory: that this worker holds ok[" in worker.log(), within=WITHIN
         )

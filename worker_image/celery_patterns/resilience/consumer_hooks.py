@@ -166,8 +166,8 @@ class _Hooks:
         if type(error).__name__ == "ContentDisallowed":
             return f"{describe(error)}; accept_content is {list(self._consumer.app.conf.accept_content)} here"
         compression = message.headers.get("compression")
-        if compression and message.errors and isinstance(error, (LookupError, TypeError)):
-            return f"{type(error).__name__}: this worker knows no compression {compression!r}"
+        if compression and message.errors and (not isinstance(compression, str) or isinstance(error, LookupError)):
+            return f"DecodeError: this worker knows no compression {compression!r}"
         return describe(error) or "no task message: neither its headers nor its body name a task"
 
     def bury(self, message: Any, reason: str, error: BaseException | None) -> None:

@@ -34,15 +34,16 @@ def install(limit: int) -> None:
         compression.register(encoder, bounded(make, limit), kind)  # type: ignore[no-untyped-call]
 
 
-def bounded(make: Callable[[], Any], limit: int) -> Callable[[bytes], bytes]:
+def bounded(make: Callable[[], Any], limit: int) -> Callable[[bytes | str], bytes]:
     """Return a decoder that gives up beyond ``limit`` bytes.
 
     The decoder raises OversizedMessage then, ValueError for a body that is cut off, and what the format's library
     raises for one that is damaged.
     """
 
-    def decompress(body: bytes) -> bytes:
+    def decompress(body: bytes | str) -> bytes:
         decompressor = make()
+        body = body.encode() if isinstance(body, str) else body  # a text, where an AMQP body happens to be one
         text: bytes = decompressor.decompress(body, limit + 1)
         if len(text) > limit:
             raise OversizedMessage(too_large(f"more than {limit} bytes decompressed", limit))
