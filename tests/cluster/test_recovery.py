@@ -20,8 +20,8 @@ LEASE_SECONDS = 10
 PROMISED_SECONDS = LEASE_SECONDS + 5
 """From the kill to the new start."""
 SLACK_SECONDS = 15
-"""For a node that also runs the tests, where the next worker may have to start first, and where a pod that is removed by
-force runs on for two or three seconds."""
+"""For a node that also runs the tests, where the next worker may have to start first, and where a pod that is removed
+by force runs on for two or three seconds."""
 LONG_SECONDS = 3.5 * LEASE_SECONDS
 MAX_DELIVERIES = 2
 END_SECONDS = 90.0

@@ -264,6 +264,16 @@ async def test_ctrl_c_ends_the_run_and_the_second_one_kills_what_is_busy(tmp_pat
         assert command.started() == []
 
 
+async def test_workers_recover_as_the_application_says(tmp_path: Path) -> None:
+    recovery = "spec: {recovery: {leaseSeconds: 20, maxDeliveries: 3}, connection:"
+    text = SLEEPING.replace("spec: {connection:", recovery)
+    async with running("run", wrote(tmp_path, text), "--plain") as command:
+        await command.line_with("1 of 2 slots busy")
+        for variable in ("CELERY_AGENT_LEASE_SECONDS=20", "CELERY_PATTERNS_MAX_DELIVERIES=3"):
+            assert all(_has(Path(f"/proc/{pid}"), variable) for pid in command.workers())
+        assert command.workers() != []
+
+
 async def test_sigkill_leaves_no_worker_and_no_redis(tmp_path: Path) -> None:
     async with running("run", wrote(tmp_path, SLEEPING), "--plain") as command:
         await command.line_with("1 of 2 slots busy")
