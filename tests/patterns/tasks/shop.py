@@ -26,7 +26,6 @@ from celery_patterns.tasks import (
     batch_task,
     current_context,
     install,
-    logs,
     tracing,
 )
 
@@ -292,9 +291,6 @@ def insert_rows(items: Batch) -> None:
         elif row != "silent":
             items.ok(index, {"row": row, "tries": item.tries})
 
-
-if os.environ.get("SHOP_LOGS"):
-    logs.enable(app, style=os.environ["SHOP_LOGS"])  # type: ignore[arg-type]
 
 if os.environ.get("SHOP_SPANS"):
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("worker")
 
 def test_every_line_of_a_task_says_where_it_belongs(start_worker: StartWorker, key: str) -> None:
     identity = protocol.TaskIdentity(uid=UID, run=2, step="load", index=7, attempt=3)
-    with start_worker(queues=key, env={"SHOP_LOGS": "json"}, loglevel="INFO") as worker:
+    with start_worker(queues=key, env={"CELERY_PATTERNS_LOGS": "json"}, loglevel="INFO") as worker:
         plain = (shop.talk.si("first").set(queue=key) | shop.talk.si("second").set(queue=key)).delay()
         plain.get(timeout=10)
         flow = shop.talk.apply_async(["third"], queue=key, headers={protocol.TASK_HEADER: identity.to_header()})
