@@ -356,8 +356,9 @@ async def test_a_closed_amqp_connection_heals(
     broker: Any = connections.broker(rabbitmq.url())
     await broker.publish([message(queue)])
     assert await broker.waiting([queue]) == {queue: 1}
-    for session in (broker._reading, broker._publishing):
-        session._connection.transport.sock.shutdown(2)
+    with broker.use() as opened:
+        for session in (opened._reading, opened._publishing):
+            session._connection.transport.sock.shutdown(2)
     with pytest.raises(BrokerError):
         await broker.waiting([queue])
     with pytest.raises(BrokerError):
