@@ -144,9 +144,11 @@ async def _run(command: Sequence[str]) -> tuple[int, str]:
         async with asyncio.timeout(INSTALL_SECONDS):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return 1, f"not done after {INSTALL_SECONDS:g} s"
+    finally:
+        if process.returncode is None:  # too slow, or the run was interrupted
+            process.kill()
+            await asyncio.shield(process.wait())
     return process.returncode or 0, output.decode(errors="replace")
 
 
