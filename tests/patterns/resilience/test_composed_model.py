@@ -28,6 +28,8 @@ from celery_patterns.tasks.policy import Call, Outcome, Step
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer
 
+pytestmark = pytest.mark.every_redis
+
 LEASE_MS = 3_000
 PLACES = 2
 
@@ -234,3 +236,11 @@ def test_places_of_killed_processes_are_taken_by_others(clocked: ClockedStore) -
         assert len(stage.runs) == 1
         stage.release(len(stage.calls) - 1)
     assert clocked.client.zcard(clocked.key("bulkhead", "places")) <= PLACES
+
+
+def test_place_of_a_task_that_lasts_for_days_stays_while_nobody_else_comes(clocked: ClockedStore) -> None:
+    """The bulkhead is remembered as long as its tasks are, which nobody but them writes to."""
+    stage = Stage(clocked)
+    stage.admit("a", "k", "w")
+    key = clocked.key("bulkhead", "places")
+    assert clocked.client.pttl(key) >= clocked.client.pttl(clocked.key("task", "a")) - 60_000 > 0

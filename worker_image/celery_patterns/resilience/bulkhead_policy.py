@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 from celery_patterns.resilience import bulkhead
 from celery_patterns.resilience.bulkhead import BulkheadFull
+from celery_patterns.store.leases import KEEP_MS
 from celery_patterns.tasks import options
 from celery_patterns.tasks.keys import check_template, render
 from celery_patterns.tasks.patterns import patterns_of
@@ -63,7 +64,7 @@ class Limit(Policy):
         """Ask for a place."""
         patterns = patterns_of(call.task.app)
         lease = getattr(call.task, "lease_seconds", patterns.store.settings.lease_seconds)
-        arguments = (self.limit, int(lease * 1000), bulkhead.keep_ms(lease) + 86_400_000)
+        arguments = (self.limit, int(lease * 1000), KEEP_MS)
         return Step(FRAGMENT, (self._key(call),), arguments)
 
     def admitted(self, call: Call, reply: list[Any]) -> Decision:  # type: ignore[explicit-override]
