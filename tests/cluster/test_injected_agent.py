@@ -45,12 +45,11 @@ def stock_image() -> str:
 @pytest.fixture
 def shop(ground: Playground, stock_image: str) -> Playground:
     """A pool of one plain worker with an injected agent."""
-    application = {"image": stock_image, "application": "stock_shop:app"}
+    recovery = {"leaseSeconds": LEASE_SECONDS}
+    application = {"image": stock_image, "application": "stock_shop:app", "recovery": recovery}
     assert application["application"] != APPLICATION
     ground.patch("CeleryApp", "app", {"spec": application})
-    env = [{"name": "CELERY_AGENT_LEASE_SECONDS", "value": str(LEASE_SECONDS)}]
-    template = {"spec": {"containers": [{"name": "worker", "env": env}]}}
-    spec: dict[str, Any] = {"replicas": 1, "worker": {"agent": "Injected"}, "template": template}
+    spec: dict[str, Any] = {"replicas": 1, "worker": {"agent": "Injected"}}
     ground.api.create(pool(ground.name, "pool", app="app", **spec))
     ground.wait_for_pods(1, worker_selector("pool"), within=60)
     return ground
