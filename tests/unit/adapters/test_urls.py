@@ -75,11 +75,14 @@ def connections() -> CeleryConnections:
 async def test_brokers_are_opened_by_scheme_and_shared_by_url(
     connections: CeleryConnections, url: str, kind: type
 ) -> None:
-    broker = connections.broker(url)
-    assert type(broker) is kind
+    broker: Any = connections.broker(url)
+    with broker.use() as first:
+        assert type(first) is kind
     assert connections.broker(url) is broker
     await connections.close_all()
-    assert connections.broker(url) is not broker
+    with broker.use() as second:
+        assert type(second) is kind
+        assert second is not first
     await connections.close_all()
 
 
