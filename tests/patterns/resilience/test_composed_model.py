@@ -114,14 +114,17 @@ class Stage:
         self.settled.add(call.holder)
 
     def renew(self, number: int) -> None:
-        if self.calls:
-            call = self._call(number)
-            key = self.store.key("task", call.id)
-            (renewed,) = self.store.run(RENEW, [key], [LEASE_MS, KEEP_MS, call.token])
-            if renewed:
-                self.runs[call.holder] = (call, self.store.now_ms + LEASE_MS)
-            else:
-                self.runs.pop(call.holder, None)
+        """In time. One that stood still for longer goes on beside those who took its place: nothing can end it."""
+        if not self.calls:
+            return
+        call = self._call(number)
+        _, until = self.runs.get(call.holder, (call, None))
+        if until is not None and until <= self.store.now_ms:
+            return
+        (renewed,) = self.store.run(RENEW, [self.store.key("task", call.id)], [LEASE_MS, KEEP_MS, call.token])
+        assert renewed == (until is not None)
+        if renewed:
+            self.runs[call.holder] = (call, self.store.now_ms + LEASE_MS)
 
     def release(self, number: int) -> None:
         """Its process was killed, and the main process says so."""
