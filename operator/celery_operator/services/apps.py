@@ -152,9 +152,13 @@ class AppReconciler:
         self._status = StatusKeeper(cluster, "CeleryApp")
 
     async def reconcile(self, manifest: Manifest) -> timedelta:
-        """Look once, report, and return when to look again. Raises ClusterError if Kubernetes does not answer."""
+        """Look once, report, and return when to look again.
+
+        Raises Gone if the app was deleted, ClusterError if Kubernetes does not answer.
+        """
         if "deletionTimestamp" in manifest["metadata"]:
             return HEALTHY_PERIOD
+        await self._status.must_exist(manifest)  # its status hardly ever changes, which would tell, too
         manifest = self._status.newest(manifest)
         claims = await self._claims(manifest)
         generation = manifest["metadata"].get("generation", 1)

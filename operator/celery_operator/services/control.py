@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from celery_operator.domain.errors import DependencyError
+from celery_operator.domain.errors import DependencyError, Gone
 from celery_operator.services.ports import Manifest, Metrics, NoMetrics, ObjectKey
 
 log = structlog.get_logger(__name__)
@@ -23,15 +23,15 @@ FIRST_RETRY = timedelta(seconds=1)
 LONGEST_RETRY = timedelta(seconds=30)
 """Back-off after a reconcile that could not be carried out: soon at first, never rarer than this."""
 
-CONCURRENT_RECONCILES = 32
-"""More at once would only queue at the API server."""
-
 
 class Reconciler(Protocol):
     """What brings one kind of object towards its spec."""
 
     async def reconcile(self, manifest: Manifest) -> timedelta:
-        """Observe, plan, apply, report; return when to look again. Raises DependencyError if something is unwell."""
+        """Observe, plan, apply, report; return when to look again.
+
+        Raises Gone if the object itself was deleted, DependencyError if something is unwell.
+        """
         ...
 
     def forget(self, key: ObjectKey) -> None:
@@ -46,8 +46,8 @@ class Engine(Protocol):
         """Take note of a workflow as it is now."""
         ...
 
-    def forget(self, key: ObjectKey) -> None:
-        """End the run of a workflow that was deleted."""
+    def forget(self, key: ObjectKey, uid: str) -> None:
+        """End the run of a workflow that was deleted; another one of the same name goes on."""
         ...
 
 
@@ -59,7 +59,11 @@ class _Kept:
 
 
 class Controller:
-    """The operator's objects and their loops."""
+    """The operator's objects and their loops.
+
+    All of them may look at the same time: what they ask is bounded by those who are asked, and an object whose broker
+    does not answer holds up nobody else.
+    """
 
     def __init__(
         self, *, reconcilers: dict[str, Reconciler], workflows: Engine, metrics: Metrics | None = None
@@ -68,16 +72,15 @@ class Controller:
         self._reconcilers = reconcilers
         self._workflows = workflows
         self._kept: dict[tuple[str, ObjectKey], _Kept] = {}
-        self._slots = asyncio.Semaphore(CONCURRENT_RECONCILES)
 
     def observe(self, kind: str, manifest: Manifest, *, deleted: bool = False) -> None:
         """Take note of an object as it is now, or of its end. Never blocks and never raises for a wrong object."""
         metadata = manifest["metadata"]
         key = ObjectKey(metadata["namespace"], metadata["name"])
         if kind == "CeleryWorkflow":
-            self._workflows.forget(key) if deleted else self._workflows.observe(manifest)
+            self._workflows.forget(key, metadata["uid"]) if deleted else self._workflows.observe(manifest)
         elif deleted:
-            self._end(kind, key)
+            self._end(kind, key, metadata["uid"])
         else:
             self._begin_or_wake(kind, key, manifest)
 
@@ -109,19 +112,28 @@ class Controller:
         self._kept[kind, key] = kept
         kept.task = asyncio.create_task(self._keep(kind, key, kept), name=f"{kind} {key}")
 
-    def _end(self, kind: str, key: ObjectKey) -> None:
-        kept = self._kept.pop((kind, key), None)
-        if kept is not None and kept.task is not None:
+    def _end(self, kind: str, key: ObjectKey, uid: str) -> None:
+        """End the loop of a deleted object. The end of an earlier one of its name may be reported after its begin."""
+        kept = self._kept.get((kind, key))
+        if kept is None or kept.manifest["metadata"]["uid"] != uid:
+            return
+        del self._kept[kind, key]
+        if kept.task is not None and kept.task is not asyncio.current_task():
             kept.task.cancel()
         self._reconcilers[kind].forget(key)
 
     async def _keep(self, kind: str, key: ObjectKey, kept: _Kept) -> None:
         retry = FIRST_RETRY
-        while True:
+        while self._kept.get((kind, key)) is kept:
             kept.wake.clear()
+            uid = kept.manifest["metadata"]["uid"]
             try:
                 delay = await self._reconcile(kind, kept)
                 retry = FIRST_RETRY
+            except Gone:
+                log.info("gone before its deletion was reported", kind=kind, object=str(key))
+                self._end(kind, key, uid)
+                continue
             except DependencyError as error:
                 log.warning("reconcile postponed", kind=kind, object=str(key), why=error.message, seconds=retry.seconds)
                 delay, retry = retry, min(retry * 2, LONGEST_RETRY)
@@ -133,15 +145,14 @@ class Controller:
                     await kept.wake.wait()
 
     async def _reconcile(self, kind: str, kept: _Kept) -> timedelta:
-        async with self._slots:
-            time = asyncio.get_running_loop().time
-            began, failed = time(), True
-            try:
-                delay = await self._reconcilers[kind].reconcile(kept.manifest)
-                failed = False
-            finally:
-                self._metrics.reconciled(kind, time() - began, failed=failed)
-            return delay
+        time = asyncio.get_running_loop().time
+        began, failed = time(), True
+        try:
+            delay = await self._reconcilers[kind].reconcile(kept.manifest)
+            failed = False
+        finally:
+            self._metrics.reconciled(kind, time() - began, failed=failed)
+        return delay
 
 
 def _older(one: Manifest, other: Manifest) -> bool:

@@ -100,13 +100,15 @@ class PoolReconciler:
     async def reconcile(self, manifest: Manifest) -> timedelta:
         """Observe, plan, apply and report once; return when to look again.
 
-        A wrong resource becomes a condition, an unreachable broker too. Raises ClusterError if Kubernetes does not
-        answer.
+        A wrong resource becomes a condition, an unreachable broker too. Raises Gone if the pool was deleted,
+        ClusterError if Kubernetes does not answer.
         """
         if "deletionTimestamp" in manifest["metadata"]:
             return NOT_ACCEPTED_PERIOD
         look = await self._acceptance.begin(self._status.newest(manifest))
         deployment = await self._deployment(look)
+        if deployment is None:
+            await self._status.must_exist(look.manifest)  # else what it owned would be made, and removed, for ever
         if look.left_over or (deployment is not None and deployment.deleting):
             return SOON  # an earlier pool of this name, or its Deployment, is still being removed
         error = None
@@ -217,7 +219,7 @@ class PoolReconciler:
     async def _on_worker(self, look: PoolLook, action: Action) -> None:
         match action:
             case CreateTokenSecret():
-                await self._cluster.create(token_secret(look.identity, new_token()))
+                await _or_refused(self._cluster.create(token_secret(look.identity, new_token())))
                 look.kept.token = None
             case DrainWorker():
                 await self._agents.drain(action.address, look.token or "")
@@ -299,7 +301,7 @@ class PoolReconciler:
 
 
 class _Refused(Exception):  # noqa: N818 - not an error of the operator's
-    """Kubernetes refused to change the Deployment."""
+    """Kubernetes refused what the pool's workers need: their Deployment, or the Secret with their token."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -44,7 +44,7 @@ class StatusKeeper:
         """Write a status if it differs, then one Warning event for each piece of bad news.
 
         ``manifest`` is what newest() returned. False: somebody changed the object meanwhile, look again. Raises
-        ClusterError.
+        Gone if it was deleted, ClusterError.
         """
         if manifest.get("status") == status:
             return True
@@ -52,11 +52,8 @@ class StatusKeeper:
         try:
             current = await self._cluster.write_status(self._kind, key, status, resource_version=version)
         except Conflict:
-            await self._read_again(key, version)
+            self._remember(key, version, await self.must_exist(manifest))  # the watch is behind
             return False
-        except Gone:
-            self.forget(key)
-            return True
         self._remember(key, version, current)
         for condition in _once_per_reason(bad_news(before, conditions)):
             await self.record(manifest, "Warning", condition.reason, condition.message)
@@ -71,17 +68,20 @@ class StatusKeeper:
             EventRecord(self._kind, key_of(manifest), uid, event_type, reason, message or reason)
         )
 
+    async def must_exist(self, manifest: Manifest) -> Manifest:
+        """Return the object as it is now. Raises Gone if it was deleted, or another one has its name by now.
+
+        A watch that was interrupted for long lists what there is, and never tells what went meanwhile.
+        """
+        key = key_of(manifest)
+        current = await self._cluster.get(self._kind, key)
+        if current is None or current["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            raise Gone(f"{self._kind} {key} was deleted")
+        return current
+
     def forget(self, key: ObjectKey) -> None:
         """Drop what is remembered about an object."""
         self._written.pop(key, None)
-
-    async def _read_again(self, key: ObjectKey, version: str) -> None:
-        """The watch is behind: read the object itself, so that the next attempt does not fail for the same reason."""
-        current = await self._cluster.get(self._kind, key)
-        if current is None:
-            self.forget(key)
-        else:
-            self._remember(key, version, current)
 
     def _remember(self, key: ObjectKey, version: str, current: Manifest) -> None:
         outdated, _ = self._written.get(key, (frozenset[str](), current))

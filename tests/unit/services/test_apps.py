@@ -10,7 +10,7 @@ import pytest
 from celery_operator.api.app import AppSpec, Recovery, SecretKeyRef
 from celery_operator.api.conditions import Reason
 from celery_operator.api.model import NamedRef
-from celery_operator.domain.errors import BrokerError, ResultBackendError, SpecError
+from celery_operator.domain.errors import BrokerError, Gone, ResultBackendError, SpecError
 from celery_operator.services.apps import AppReconciler, AppResolver, ResolvedApp, ResolvedEndpoint
 from celery_operator.services.ports import ObjectKey
 from fakes.brokers import FakeConnections
@@ -209,6 +209,15 @@ async def test_an_app_that_is_being_deleted_or_forgotten_is_left_alone() -> None
     await stage.reconciler.reconcile(manifest)
     stage.reconciler.forget(ObjectKey("default", "shop"))
     assert stage.cluster.writes == []
+
+
+async def test_an_app_whose_deletion_nobody_reported_is_not_kept_up() -> None:
+    stage = Stage(celery_app({"url": "redis://redis"}))
+    manifest = stage.cluster.must("CeleryApp", "shop")
+    await stage.reconcile()
+    await stage.cluster.delete("CeleryApp", ObjectKey("default", "shop"))
+    with pytest.raises(Gone):
+        await stage.reconciler.reconcile(manifest)
 
 
 async def test_workers_and_operator_may_reach_the_same_server_by_different_names() -> None:

@@ -9,8 +9,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
-from celery_operator.domain.errors import ClusterError
+from celery_operator.domain.errors import ClusterError, Gone
 from celery_operator.services import control
 from celery_operator.services.control import Controller
 from celery_operator.services.ports import Manifest, ObjectKey
@@ -24,6 +25,7 @@ class Recorder:
     def __init__(self, *, delay: float = 60.0) -> None:
         self.reconciled: list[tuple[str, int]] = []
         self.forgotten: list[ObjectKey] = []
+        self.forgotten_uids: list[str | None] = []
         self.observed: list[str] = []
         self.delay = timedelta(seconds=delay)
         self.errors: list[BaseException] = []
@@ -37,8 +39,9 @@ class Recorder:
     def observe(self, manifest: Manifest) -> None:
         self.observed.append(manifest["metadata"]["name"])
 
-    def forget(self, key: ObjectKey) -> None:
+    def forget(self, key: ObjectKey, uid: str | None = None) -> None:
         self.forgotten.append(key)
+        self.forgotten_uids.append(uid)
 
 
 def pool(name: str = "p", generation: int = 1, uid: str = "u") -> dict[str, Any]:
@@ -117,9 +120,53 @@ async def test_a_deleted_object_is_forgotten_and_its_loop_ends(controller: Contr
     await controller.close()
 
 
+async def test_the_end_of_an_earlier_object_of_the_same_name_ends_only_that(
+    controller: Controller, recorder: Recorder
+) -> None:
+    controller.observe(POOL, pool(uid="old"))
+    await until(lambda: len(recorder.reconciled) == 1)
+    controller.observe(POOL, pool(uid="new"))
+    await until(lambda: len(recorder.reconciled) == 2)
+    controller.observe(POOL, pool(uid="old"), deleted=True)
+    controller.observe(POOL, pool(uid="new", generation=2))
+    await until(lambda: recorder.reconciled[2:] == [("p", 2)])
+    assert recorder.forgotten == []
+    await controller.close()
+
+
+async def test_an_object_whose_deletion_nobody_reported_is_forgotten_as_soon_as_it_is_missed(
+    controller: Controller, recorder: Recorder
+) -> None:
+    recorder.errors = [Gone("deleted while the watch was interrupted")]
+    controller.observe(POOL, pool())
+    await until(lambda: recorder.forgotten == [ObjectKey("n", "p")])
+    controller.observe(POOL, pool(uid="another"))
+    await until(lambda: recorder.reconciled == [("p", 1), ("p", 1)])
+    await controller.close()
+
+
+async def test_objects_that_wait_for_a_slow_server_hold_up_nobody_else(recorder: Recorder) -> None:
+    never = asyncio.Event()
+
+    class Slow(Recorder):
+        @override
+        async def reconcile(self, manifest: Manifest) -> timedelta:
+            if manifest["metadata"]["name"] != "quick":
+                await never.wait()
+            return await super().reconcile(manifest)
+
+    slow = Slow()
+    controller = Controller(reconcilers={POOL: slow}, workflows=recorder)
+    for number in range(200):
+        controller.observe(POOL, pool(f"slow-{number}"))
+    controller.observe(POOL, pool("quick"))
+    await until(lambda: slow.reconciled == [("quick", 1)])
+    await controller.close()
+
+
 async def test_workflows_go_to_their_engine(controller: Controller, recorder: Recorder) -> None:
     controller.observe("CeleryWorkflow", pool("w"))
     controller.observe("CeleryWorkflow", pool("w"), deleted=True)
     assert recorder.observed == ["w"]
-    assert recorder.forgotten == [ObjectKey("n", "w")]
+    assert (recorder.forgotten, recorder.forgotten_uids) == ([ObjectKey("n", "w")], ["u"])
     await controller.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_operator.api.conditions import Reason
-from celery_operator.domain.errors import BrokerError, ClusterError
+from celery_operator.domain.errors import BrokerError, ClusterError, Gone
 from celery_operator.services.ports import ObjectKey
 from fakes.kubernetes import address_of
 from fakes.pools import BROKER_URL
@@ -255,11 +255,37 @@ async def test_a_pool_that_is_deleted_is_left_alone_and_forgotten() -> None:
     manifest["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
     await stage.reconciler.reconcile(manifest)
     assert stage.cluster.writes == []
-    gone = stage.cluster.must("CeleryWorkerPool", "etl")
-    await stage.cluster.delete("CeleryWorkerPool", KEY)
-    await stage.reconciler.reconcile(gone)
     stage.reconciler.forget(KEY)
     assert stage.cluster.events == []
+
+
+async def test_a_pool_whose_deletion_nobody_reported_creates_nothing_again() -> None:
+    stage = Stage(replicas=1)
+    gone = stage.cluster.must("CeleryWorkerPool", "etl")
+    await stage.pass_seconds(3)
+    for kind, key in [*stage.cluster.objects]:  # its garbage is collected
+        await stage.cluster.delete(kind, key)
+    stage.cluster.writes.clear()
+    with pytest.raises(Gone):
+        await stage.reconciler.reconcile(gone)
+    assert stage.cluster.writes == []
+    stage.cluster.put({**gone, "metadata": {**gone["metadata"], "uid": "another"}})
+    with pytest.raises(Gone):
+        await stage.reconciler.reconcile(gone)
+    assert stage.cluster.writes == []
+
+
+async def test_a_token_secret_that_kubernetes_refuses_is_reported_in_its_words() -> None:
+    stage = Stage(replicas=1)
+
+    async def refuse(manifest: dict[str, Any]) -> Any:
+        raise ClusterError(f"exceeded quota: secrets ({manifest['kind']})")
+
+    stage.cluster.create = refuse  # type: ignore[method-assign]
+    assert await stage.reconcile() == 5.0
+    assert stage.condition("Ready") == ("False", "PodsRefused")
+    assert stage.message("Ready") == "exceeded quota: secrets (Secret)"
+    assert stage.condition("Accepted") == ("True", "Accepted")
 
 
 async def test_an_api_server_that_does_not_answer_is_the_callers_matter() -> None:

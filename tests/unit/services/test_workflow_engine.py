@@ -61,6 +61,7 @@ class World:
         )
 
     def apply(self, manifest: Manifest) -> None:
+        self.uid = manifest["metadata"]["uid"]
         self.engine.observe(self.cluster.put(manifest))
 
     async def restart(self) -> None:
@@ -71,7 +72,7 @@ class World:
 
     @property
     def status(self) -> dict[str, Any]:
-        return dict(self.cluster.must("CeleryWorkflow", "w").get("status") or {})
+        return dict(self.cluster.objects.get(("CeleryWorkflow", KEY), {}).get("status") or {})
 
     def condition(self, type_: str) -> tuple[str, str]:
         found = [c for c in self.status.get("conditions", []) if c["type"] == type_]
@@ -312,9 +313,27 @@ async def test_a_deleted_workflow_revokes_what_waits() -> None:
         it.apply(workflow(**CHAIN))
         await it.until(lambda: len(it.workers.queue) == 1)
         await it.cluster.delete("CeleryWorkflow", KEY)
-        it.engine.forget(KEY)
+        it.engine.forget(KEY, it.uid)
         await it.until(lambda: it.workers.revoked == [it.workers.queue[0].identity.task_id])
         assert it.engine.active == 0
+
+
+async def test_a_workflow_whose_status_finds_it_deleted_revokes_what_waits_all_the_same() -> None:
+    """The status may be written after the deletion and before it is reported, or the report may never come."""
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: len(it.workers.queue) == 1)
+        await it.cluster.delete("CeleryWorkflow", KEY)
+        await it.until(lambda: it.workers.revoked == [it.workers.queue[0].identity.task_id])
+        assert it.engine.active == 0
+
+
+async def test_the_end_of_an_earlier_workflow_of_the_same_name_ends_only_that() -> None:
+    async with world(add=add) as it:
+        it.apply(workflow(**CHAIN))
+        it.engine.forget(KEY, "an-earlier-one")
+        assert await it.ended() == ("True", "Completed")
 
 
 async def test_a_finished_workflow_is_left_alone() -> None:

@@ -91,7 +91,7 @@ class WorkflowEngine:
         uid, generation = str(metadata["uid"]), int(metadata.get("generation", 1))
         known = self._known.get(key)
         if known is not None and known.uid != uid:
-            self.forget(key)
+            self.forget(key, known.uid)
             known = None
         if known is None:
             if not has_ended(manifest):
@@ -100,12 +100,20 @@ class WorkflowEngine:
             known.manifest, known.generation = manifest, generation
             self._spec_changed(known)
 
-    def forget(self, key: ObjectKey) -> None:
-        """End the run of a workflow that was deleted; its waiting tasks are revoked."""
-        known = self._known.pop(key, None)
-        if known is None or known.task is None:
+    def forget(self, key: ObjectKey, uid: str) -> None:
+        """End the run of a workflow that was deleted; its waiting tasks are revoked.
+
+        The end of an earlier one of its name may be reported after its begin: that changes nothing.
+        """
+        known = self._known.get(key)
+        if known is None or known.uid != uid:
             return
-        known.task.cancel()
+        del self._known[key]
+        if known.task is not None:
+            known.task.cancel()
+        self._say_farewell(key, known)
+
+    def _say_farewell(self, key: ObjectKey, known: _Known) -> None:
         if known.run is not None:
             farewell = asyncio.create_task(known.run.revoke_all(), name=f"revoke {key}")
             self._farewells.add(farewell)
@@ -142,7 +150,8 @@ class WorkflowEngine:
                     known.run = run
                     await run.drive()
                     break
-            except Gone:
+            except Gone:  # deleted, and not reported yet; or the report was lost with a watch
+                self._say_farewell(key, known)
                 break
             except DependencyError as error:
                 log.warning("workflow postponed", workflow=str(key), why=error.message)
