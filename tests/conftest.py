@@ -1,7 +1,8 @@
 """Which kinds of Redis the tests run on.
 
 A test, or a module by its ``pytestmark``, that is marked ``every_redis`` runs once on each kind; all others run on the
-first alone. Fixtures that start a server take the fixture ``redis_kind`` for its kind.
+first alone, and so does a test marked ``one_redis`` in such a module. Fixtures that start a server take the fixture
+``redis_kind`` for its kind.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if FIXTURE not in metafunc.fixturenames:
         return
     first, *others = every_kind()
-    if metafunc.definition.get_closest_marker("every_redis"):
+    marked = metafunc.definition.get_closest_marker
+    if marked("every_redis") and not marked("one_redis"):
         metafunc.parametrize(FIXTURE, [first, *others], indirect=True, ids=lambda kind: kind.name, scope="session")
     else:
         # A parameter here too, so that these tests share the servers of the others on the first kind.

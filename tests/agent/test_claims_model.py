@@ -20,6 +20,8 @@ from celery_patterns.agent import store as claims
 from celery_patterns.agent.store import RELEASE, ClaimStore, Verdict
 from servers import RedisServer
 
+pytestmark = pytest.mark.every_redis
+
 LEASE_MS = 3_000
 CLOCK = "redis.call('MGET', 'test-clock-s', 'test-clock-us')"
 DATABASE = 9

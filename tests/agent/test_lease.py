@@ -23,6 +23,8 @@ from celery_patterns.agent.lease import Lease
 from celery_patterns.examples.ledger import LEDGER_KEY
 from servers import RedisServer, celery_worker, eventually, redis_server
 
+pytestmark = pytest.mark.every_redis
+
 LEASE_SECONDS = 3
 LEASE = {protocol.ENV_AGENT_LEASE: str(LEASE_SECONDS)}
 VISIBILITY = {"TEST_VISIBILITY_SECONDS": "2"}

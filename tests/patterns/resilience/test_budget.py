@@ -17,6 +17,8 @@ from celery_patterns.tasks.policy import Call, Outcome, PolicyError
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer, redis_server
 
+pytestmark = pytest.mark.every_redis
+
 HALF = Budget(ratio=0.5, window_seconds=10, minimum=2)
 
 

@@ -24,6 +24,8 @@ from celery_patterns.tasks.policy import Admit, Call, Decision, Defer, Outcome, 
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer, eventually, redis_server
 
+pytestmark = pytest.mark.every_redis
+
 
 def test_no_more_than_the_limit_are_in_at_once(store: Store) -> None:
     inside, most, lock = 0, 0, threading.Lock()

@@ -28,6 +28,8 @@ from celery_patterns.store import Store, StoreSettings, StoreUnavailable
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer, eventually, redis_server
 
+pytestmark = pytest.mark.every_redis
+
 QUICK = CircuitSettings(
     window_seconds=10, minimum_calls=4, failure_rate=0.5, slow_seconds=1, open_seconds=5, trial_seconds=3
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, Circ
 from celery_patterns.resilience.circuit_scripts import GIVE_BACK_CHUNK
 from celery_patterns.resilience.circuit_settings import BUCKETS
 from patterns.resilience.clocked import ClockedStore
+
+pytestmark = pytest.mark.every_redis
 
 RULES = CircuitSettings(
     window_seconds=10,

@@ -15,6 +15,8 @@ from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.policy import Admit, Call, Decision, Defer, Outcome, PolicyError, Refuse
 from patterns.resilience.clocked import ClockedStore
 
+pytestmark = pytest.mark.every_redis
+
 CIRCUIT = Circuit("api:{tenant}", min_calls=2, open_for="10s", trial_lease="20s")
 LEASE_SECONDS = 30
 

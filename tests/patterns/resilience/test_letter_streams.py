@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from celery_patterns.resilience.letter_streams import LetterStreams
 from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.store import Store
 from servers import eventually
+
+pytestmark = pytest.mark.every_redis
 
 
 def letter(number: int, queue: str = "q") -> Letter:

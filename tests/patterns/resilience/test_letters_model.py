@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_patterns.resilience.letter_streams import RETENTION_SECONDS, LetterStreams
 from celery_patterns.resilience.letters import Letter, OriginalMessage
 from patterns.resilience.clocked import ClockedStore
+
+pytestmark = pytest.mark.every_redis
 
 queue = st.sampled_from("ab")
 Event = st.one_of(

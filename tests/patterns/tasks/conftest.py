@@ -25,7 +25,17 @@ def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
     with redis_server(kind=redis_kind) as server:
         shop.app.conf.update(broker_url=server.url(BROKER), result_backend=server.url(RESULTS))
         yield server
-        shop.app.close()
+        _disconnect()
+
+
+def _disconnect() -> None:
+    """Let the application forget its servers: the next kind of Redis is another one."""
+    patterns_of(shop.app).store.close()
+    shop.app.backend.client.close()
+    shop.app.close()
+    app: Any = shop.app
+    app.amqp._producer_pool = app._backend_cache = None
+    app._local.__dict__.pop("backend", None)
 
 
 StartWorker = Callable[..., AbstractContextManager[Worker]]

@@ -19,6 +19,8 @@ from celery_patterns.tasks.policy import Call
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer
 
+pytestmark = pytest.mark.every_redis
+
 MOST, MOST_BYTES = 3, 25
 ITEMS = {f"i{number}": "x" * (4 + number) for number in range(8)}
 

@@ -15,7 +15,7 @@ from servers import eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = [pytest.mark.every_redis, pytest.mark.usefixtures("worker")]
 
 
 def test_items_are_worked_off_together_and_each_has_its_result(ledger: Ledger, key: str) -> None:

@@ -23,7 +23,7 @@ WaitStart = Callable[..., dict[str, Any]]
 
 PAID = {"paid": True}
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = [pytest.mark.every_redis, pytest.mark.usefixtures("worker")]
 
 
 def test_calls_with_one_key_run_once_and_all_get_the_result(ledger: Ledger, key: str) -> None:
@@ -99,6 +99,7 @@ def test_after_the_kill_of_a_child_the_key_is_free_at_once(
         assert second["fence"] > first["fence"]
 
 
+@pytest.mark.one_redis
 def test_after_the_kill_of_a_whole_worker_the_next_one_runs_it(
     start_worker: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str
 ) -> None:

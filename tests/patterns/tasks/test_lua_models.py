@@ -24,6 +24,8 @@ from celery_patterns.tasks.policy import Call, Fragment, Outcome, Publication, S
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer
 
+pytestmark = pytest.mark.every_redis
+
 LEASE_MS = 3_000
 MINUTE = 60_000
 

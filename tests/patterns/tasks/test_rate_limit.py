@@ -8,7 +8,7 @@ from celery.exceptions import TaskRevokedError
 from celery_patterns.tasks.errors import RateExceeded, TooLongDeferred
 from patterns.tasks import shop
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = [pytest.mark.every_redis, pytest.mark.usefixtures("worker")]
 
 
 def test_no_window_has_more_runs_than_rate_and_burst(key: str) -> None:

@@ -19,7 +19,7 @@ from servers import eventually
 Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 
-pytestmark = pytest.mark.usefixtures("worker")
+pytestmark = [pytest.mark.every_redis, pytest.mark.usefixtures("worker")]
 
 
 def test_a_second_call_is_dropped_while_the_first_runs(wait_start: WaitStart, key: str) -> None:
@@ -67,6 +67,7 @@ def test_a_message_that_the_broker_refuses_keeps_nobody_out(key: str) -> None:
     assert shop.report_once.delay(key).get(timeout=10) == key
 
 
+@pytest.mark.one_redis
 def test_a_lock_is_free_once_its_child_is_killed(
     start_worker: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str
 ) -> None:

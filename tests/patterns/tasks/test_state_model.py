@@ -24,6 +24,8 @@ from celery_patterns.tasks.state import TaskState, ask_to_stop, read_report
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer
 
+pytestmark = pytest.mark.every_redis
+
 LEASE_MS = 3_000
 GATE = Fragment("gate", admit="if A[1] == 'stop' then return {1} end\nreturn {0}", settle="return 0")
 """A policy that stops where the test says so."""

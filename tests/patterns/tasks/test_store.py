@@ -14,6 +14,8 @@ from patterns.tasks import shop
 from patterns.tasks.conftest import BROKER, LEDGER, TESTS
 from servers import RedisServer, celery_worker, redis_server
 
+pytestmark = pytest.mark.every_redis
+
 ECHO = Script("return ARGV[1]", "echo")
 
 
