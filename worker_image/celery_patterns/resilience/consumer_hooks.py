@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from celery_patterns.resilience import decompression, letters, message_form
+from celery_patterns.resilience import decompression, letters, message_form, skew
 from celery_patterns.resilience.decompression import OversizedMessage, too_large
 from celery_patterns.resilience.letters import Letter, OriginalMessage, describe
+from celery_patterns.tasks.patterns import patterns_of
 
 if TYPE_CHECKING:
     from celery_patterns.resilience.undertaker import Undertaker
@@ -55,6 +56,7 @@ def install(consumer: Any, undertaker: Undertaker) -> None:
         return
     consumer.celery_patterns_hooks = hooks = _Hooks(consumer, undertaker)
     decompression.install(undertaker.settings.max_message_bytes)
+    skew.look(patterns_of(consumer.app).store)
     # Where each handler has the message among its arguments; an error, if there is one, is the last.
     consumer.on_decode_error = hooks.around(consumer.on_decode_error, 0, _reason_of_decoding, silent=True)
     consumer.on_unknown_message = hooks.around(consumer.on_unknown_message, 1, lambda _: letters.INVALID)
