@@ -274,7 +274,7 @@ def talk(_self: PatternTask, word: str) -> str:
     return word
 
 
-@batch_task(app, name="insert_rows", max_items=5, max_wait="300ms", key="{table}")
+@batch_task(app, name="insert_rows", max_items=5, max_wait="300ms", key="{table}", policies=[DeadLetter()])
 def insert_rows(items: Batch) -> None:
     write("batch", key=items[0].kwargs["table"], size=len(items), rows=[item.kwargs["row"] for item in items])
     for index, item in enumerate(items):

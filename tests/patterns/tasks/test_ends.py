@@ -12,6 +12,7 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from celery_patterns.resilience.letters import Letter
 from celery_patterns.resilience.places import letters_of
+from celery_patterns.resilience.replay import send
 from celery_patterns.store import StoreSettings
 from celery_patterns.tasks.errors import PayloadUnavailable, RateExceeded
 from celery_patterns.tasks.patterns import patterns_of
@@ -58,6 +59,20 @@ def test_a_task_that_a_policy_refused_leaves_a_letter(key: str) -> None:
         [result.get(timeout=20) for result in (allowed, refused)]
     [letter] = eventually(lambda: letters(refused.id) or letters(allowed.id))
     assert (letter.reason, letter.attempts, json.loads(letter.message.body)[:2]) == ("refused", 1, [[key], {}])
+
+
+def test_an_item_of_a_batch_that_failed_for_good_leaves_a_letter_that_can_be_sent_again(
+    ledger: Ledger, key: str
+) -> None:
+    """Its message was gone when it joined the batch, and the letter says that it was written anew."""
+    result = shop.insert_rows.delay(table=key, row="bad")
+    with pytest.raises(shop.Flaky):
+        result.get(timeout=15)
+    [letter] = eventually(lambda: letters(result.id))
+    assert (letter.reason, letter.error, letter.original, letter.attempts) == ("failed", "Flaky: bad", False, 1)
+    with shop.app.producer_pool.acquire() as producer:
+        send(producer, letter)
+    eventually(lambda: [entry["rows"] for entry in ledger(key, "batch")] == [["bad"], ["bad"]])
 
 
 @pytest.fixture

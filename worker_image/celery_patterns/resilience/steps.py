@@ -9,8 +9,9 @@ from celery import bootsteps, signals
 
 from celery_patterns.resilience import wire
 from celery_patterns.resilience.settings import ResilienceSettings
-from celery_patterns.resilience.undertaker import Undertaker, declares_letters
+from celery_patterns.resilience.undertaker import Undertaker
 from celery_patterns.store import StoreNotConfigured
+from celery_patterns.tasks.dead_letter import declares_letters
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from celery_patterns.resilience.poison import Deliveries, is_first_delivery
 from celery_patterns.resilience.settings import ResilienceSettings
 from celery_patterns.store import StoreNotConfigured
 from celery_patterns.store.settings import store_url
-from celery_patterns.tasks.dead_letter import DeadLetter
+from celery_patterns.tasks.dead_letter import keeps
 from celery_patterns.tasks.patterns import patterns_of
 
 logger = logging.getLogger(__name__)
@@ -112,11 +112,7 @@ class Undertaker:
 
     def keeps_failures_of(self, task: Any, reason: str) -> bool:
         """Whether a failure of this task is kept."""
-        if self.settings.failures == "all":
-            return True
-        if self.settings.failures == "none":
-            return False
-        return any(reason in policy.reasons for policy in _dead_letter_policies(task))
+        return keeps(task, reason, self.settings.failures)
 
     def queue_of(self, message: Any) -> str:
         """Return the queue a message came from: by its consumer, else by its routing key."""
@@ -139,16 +135,6 @@ class Undertaker:
     def _given_up(self, letter: Letter) -> None:
         if self.counts is not None:
             self.counts.letter_given_up(letter.queue, letter.reason)
-
-
-def declares_letters(task: Any) -> bool:
-    """Whether some end of a task is to be kept, by its own declaration."""
-    return bool(_dead_letter_policies(task))
-
-
-def _dead_letter_policies(task: Any) -> list[DeadLetter]:
-    policies = getattr(getattr(task, "plan", None), "policies", ())
-    return [policy for policy in policies if isinstance(policy, DeadLetter)]
 
 
 def _retries(request: Any) -> int:

@@ -244,6 +244,8 @@ class _Flusher:
         for item in (item for item in batch.items if item.id in ours):
             verdict = batch.verdicts[item.id]
             if verdict.state != "again":
+                if verdict.state == "failed":
+                    self._keep(item, verdict.value)
                 self._store_result(item, verdict)
                 arguments += (item.id, "done")
             else:
@@ -251,6 +253,13 @@ class _Flusher:
         _, waiting = store.run(scripts.SETTLE, self._keys(key), arguments)
         if waiting:
             self._ask_for_flush(key, self.flush_task.request, self._settings.wait_seconds)
+
+    def _keep(self, item: Item, error: Exception) -> None:
+        from celery_patterns.resilience import item_letters, letters  # noqa: PLC0415 - publishers need none of it
+
+        lost = item.tries > self._settings.max_tries
+        reason = letters.WORKER_LOST if lost else letters.FAILED
+        item_letters.keep_item(self._app.tasks[self._name], item, error, reason, self.flush_task.request)
 
     def _store_result(self, item: Item, verdict: _Verdict) -> None:
         backend, request = self._app.backend, Context(item.request)

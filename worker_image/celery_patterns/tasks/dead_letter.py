@@ -40,3 +40,18 @@ class DeadLetter(Policy):
     def bind(self, task: Any) -> None:
         """Let workers of this process keep letters, also those of an application that ``install`` has not seen."""
         joining.install()
+
+
+def declares_letters(task: Any) -> bool:
+    """Whether some end of a task is to be kept, by its own declaration."""
+    return bool(_declared(task))
+
+
+def keeps(task: Any, reason: str, failures: str) -> bool:
+    """Whether an end of a task is kept; ``failures`` is the setting ``patterns_dead_letters``."""
+    return failures == "all" or (failures != "none" and any(reason in policy.reasons for policy in _declared(task)))
+
+
+def _declared(task: Any) -> list[DeadLetter]:
+    policies = getattr(getattr(task, "plan", None), "policies", ())
+    return [policy for policy in policies if isinstance(policy, DeadLetter)]
