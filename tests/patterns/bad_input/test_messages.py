@@ -231,3 +231,21 @@ def test_task_that_is_due_in_millennia_is_held_and_others_go_on(redis: RedisServ
         assert worker.stop(WITHIN) == 0
         with redis.client() as client:
             assert (client.llen(stage.queue), client.hlen("unacked")) == (1, 0), worker.log()
+
+
+def test_what_is_kept_is_counted(stage: Stage, running: Running) -> None:
+    """By queue and reason, and among the ends of tasks."""
+    worker = running[1]
+    before = {reason: counted(worker, stage.queue, reason) for reason in ("invalid", "undecodable")}
+    stage.put(raw(retries="many"))
+    stage.put(Raw(b"{not json", HEADERS))
+    stage.wait_letters(2, worker)
+    after = {reason: counted(worker, stage.queue, reason) for reason in before}
+    assert after == {reason: number + 1 for reason, number in before.items()}
+
+
+def counted(worker: Worker, queue: str, reason: str) -> float:
+    _, text = worker.request("/metrics")
+    wanted = f'celery_agent_dead_letters_total{{queue="{queue}",reason="{reason}"}} '
+    found = [line.removeprefix(wanted) for line in text.splitlines() if line.startswith(wanted)]
+    return float(found[0]) if found else 0.0
