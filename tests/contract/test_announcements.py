@@ -87,7 +87,15 @@ async def test_announcements_arrive_after_an_empty_batch_and_nothing_malformed_s
 ) -> None:
     async with listening(backend) as listener:
         with guard(celery_backend) as store:
-            for text in ("no json", "{}", "3", json.dumps([{"i": 5}, None, announcement(0).to_json()])):
+            endless = {**announcement(0).to_json(), "n": float("inf")}
+            odd = [endless, {"i": {**endless["i"], "run": float("inf")}, "s": "SUCCESS"}]
+            for text in (
+                "no json",
+                "{}",
+                "3",
+                "[" * 200_000,
+                json.dumps([{"i": 5}, None, *odd, announcement(0).to_json()]),
+            ):
                 store.publish(text)
             for index in range(1, 2001):
                 store.publish(json.dumps([announcement(index).to_json()]))

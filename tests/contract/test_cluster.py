@@ -283,6 +283,17 @@ async def test_creating_is_not_tried_again_if_it_may_have_happened(
     await kubernetes.create(workflow())
 
 
+async def test_all_tries_of_one_call_together_are_bounded(
+    kubernetes: KubernetesCluster, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No try begins when it could not end within the bound, pauses that the server asks for included."""
+    monkeypatch.setattr(connection_module, "LAST_TRY_SECONDS", 0.5)
+    server.faults = [refuse(429, "slow down", headers={"Retry-After": "1"})] * 9
+    with pytest.raises(ClusterError, match="slow down"):
+        await kubernetes.get("Deployment", WEB)
+    assert len(server.seen) == 1
+
+
 async def test_lasting_trouble_ends_in_an_error_with_the_servers_words(
     kubernetes: KubernetesCluster, server: ApiServer
 ) -> None:

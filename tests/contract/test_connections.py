@@ -63,6 +63,23 @@ async def test_what_nobody_has_used_for_long_is_closed_and_opens_again(
     assert (connected(redis, 11), connected(redis, 12)) == (0, 0)
 
 
+async def test_what_is_used_again_in_the_moment_of_closing_answers_and_is_closed_later(
+    connections: CeleryConnections, clock: FakeClock, redis: RedisServer
+) -> None:
+    broker = connections.broker(redis.url(11))
+    await broker.waiting(["q"])
+    clock.advance(IDLE_SECONDS)
+    closed = asyncio.create_task(connections.close_idle())
+    used = asyncio.create_task(broker.waiting(["q"]))
+    assert await used == {"q": 0}
+    await closed
+    again = connections.broker(redis.url(11))
+    clock.advance(IDLE_SECONDS)
+    await connections.close_idle()
+    assert connected(redis, 11) == 0
+    assert again is broker
+
+
 async def test_listening_is_using(connections: CeleryConnections, clock: FakeClock, redis: RedisServer) -> None:
     heard = connections.result_backend(redis.url(12)).announcements()
     assert await anext(heard) == ()

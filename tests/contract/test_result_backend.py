@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import states
 
+from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.connections import CeleryConnections
 from celery_operator.adapters.result_backend import RedisResultBackend
 from celery_operator.api.conditions import Reason
@@ -72,14 +73,17 @@ async def test_values_stay_json(backend: ResultBackend, celery_backend: Any) -> 
 
 
 async def test_a_result_that_is_not_json_is_a_failure_that_says_so(backend: ResultBackend, redis: RedisServer) -> None:
-    pickled, fine = fresh(2)
+    pickled, deep, odd, fine = fresh(4)
     with redis.client(8) as client:
         client.set(f"celery-task-meta-{pickled}", b"\x80\x04}")
+        client.set(f"celery-task-meta-{deep}", "[" * 200_000)
+        client.set(f"celery-task-meta-{odd}", '{"status": []}')
         client.set(f"celery-task-meta-{fine}", json.dumps({"status": "SUCCESS", "result": 1}))
-    results = await backend.read([pickled, fine])
+    results = await backend.read([pickled, deep, odd, fine])
     assert (results[fine].state, results[fine].value) == ("SUCCESS", 1)
-    assert (results[pickled].state, results[pickled].exception) == ("FAILURE", "ResultNotJson")
-    assert "result_serializer=json" in results[pickled].message
+    for unreadable in (pickled, deep, odd):
+        assert (results[unreadable].state, results[unreadable].exception) == ("FAILURE", "ResultNotJson")
+        assert "result_serializer=json" in results[unreadable].message
 
 
 async def test_many_ids_are_read_in_chunks(backend: ResultBackend, celery_backend: Any) -> None:
@@ -274,7 +278,7 @@ async def test_a_wrong_password_has_its_own_reason(redis_kind: RedisKind) -> Non
 
 
 async def test_the_same_url_gives_the_same_backend(redis: RedisServer) -> None:
-    connections = CeleryConnections(clock=None)  # type: ignore[arg-type]
+    connections = CeleryConnections(SystemClock())
     assert connections.result_backend(redis.url(1)) is connections.result_backend(redis.url(1))
     assert connections.result_backend(redis.url(1)) is not connections.result_backend(redis.url(2))
     await connections.close_all()
@@ -285,6 +289,6 @@ async def test_the_same_url_gives_the_same_backend(redis: RedisServer) -> None:
 )
 def test_backends_that_are_not_served_are_refused_by_name(url: str) -> None:
     with pytest.raises(SpecError) as caught:
-        CeleryConnections(clock=None).result_backend(url)  # type: ignore[arg-type]
+        CeleryConnections(SystemClock()).result_backend(url)
     assert caught.value.reason == Reason.UNSUPPORTED_BACKEND
     assert "redis://" in caught.value.message

@@ -74,7 +74,7 @@ class TaskIdentity:
                 attempt=int(value["attempt"]),
                 values_inline=bool(value.get("values_inline", False)),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):  # the last: JSON's readers take Infinity for a number
             return None
 
 
@@ -205,13 +205,13 @@ class Announcement:
         if not isinstance(body, dict):
             return None
         identity = TaskIdentity.from_header(body.get("i"))
-        state = body.get("s")
-        if identity is None or not isinstance(state, str):
+        state, size = body.get("s"), body.get("n", 0)
+        if identity is None or not isinstance(state, str) or not isinstance(size, int):
             return None
         return cls(
             identity=identity,
             state=state,
-            size=int(body.get("n", 0)),
+            size=size,
             value=body.get("r"),
             has_value="r" in body,
             exception=str(body.get("e", "")),
@@ -339,11 +339,32 @@ class WorkerState:
             raise ValueError(f"expected a JSON object from the worker's {PATH_STATE}, got {type(body).__name__}")
         known = {f.name for f in dataclasses.fields(cls)}
         values = {name: value for name, value in body.items() if name in known}
+        for name, value in values.items():
+            if not _fits(name, value):
+                raise ValueError(f"the worker's {PATH_STATE} says {name}: {str(value)[:50]}, which cannot be")
         values["queues"] = tuple(values.get("queues", ()))
         try:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"the worker's {PATH_STATE} lacks a field: {error}") from error
+
+
+_COUNTS = frozenset({"slots", "active", "reserved", "scheduled", "scheduled_due"})
+_SECONDS = frozenset({"oldest_active_seconds", "idle_seconds"})
+_SECONDS_OR_NONE = frozenset({"oldest_seconds", "delay_seconds", "lease_seconds"})
+_TRUTHS = frozenset({"ready", "draining", "drained"})
+_COLLECTIONS: dict[str, type] = {"queues": list, "finished": dict}
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Say whether a field of a WorkerState may have this value: what is no number must not be counted."""
+    if name in _COUNTS:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if name in _SECONDS or (name in _SECONDS_OR_NONE and value is not None):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in _TRUTHS:
+        return isinstance(value, bool)
+    return isinstance(value, _COLLECTIONS.get(name, str)) or name in _SECONDS_OR_NONE
 
 
 # -------------------------------------------------------------------------------------------- Celery's own key names

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from http import HTTPStatus
 from typing import Literal
 
 import aiohttp
@@ -53,10 +55,8 @@ class AiohttpWorkerAgents:
                 async with self._open().request(
                     method, f"http://{address}{path}", headers=headers, timeout=self._timeout, allow_redirects=False
                 ) as answer:
-                    if answer.status != 200 or (answer.content_length or 0) > MAX_ANSWER_BYTES:
-                        return None
-                    return WorkerState.from_json(await answer.json())
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+                    return await _state(answer)
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError):
                 return None
 
     def _open(self) -> aiohttp.ClientSession:
@@ -72,3 +72,15 @@ class AiohttpWorkerAgents:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+async def _state(answer: aiohttp.ClientResponse) -> WorkerState | None:
+    """Read an answer, no further than MAX_ANSWER_BYTES: users' own pods send it, and it may not say how long it is."""
+    if answer.status != HTTPStatus.OK or answer.content_type != "application/json":
+        return None
+    body = bytearray()
+    async for part in answer.content.iter_any():
+        body += part
+        if len(body) > MAX_ANSWER_BYTES:
+            return None
+    return WorkerState.from_json(json.loads(body))

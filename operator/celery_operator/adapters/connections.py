@@ -89,7 +89,9 @@ class CeleryConnections:
         """Close what nobody has used for IDLE_SECONDS."""
         idle = [each for each in self._open if each.idle_for(IDLE_SECONDS)]
         self._open.difference_update(idle)
-        await asyncio.gather(*(each.close() for each in idle))
+        # Taken away before anything is awaited: who begins to use one meanwhile opens anew, not what is closed here.
+        unused = [each.give_up() for each in idle]
+        await asyncio.gather(*(each.close() for each in unused if each is not None))
 
     async def close_all(self) -> None:
         """Close everything that was given out."""

@@ -262,11 +262,11 @@ def _announced(message: Mapping[str, Any]) -> list[Announcement]:
         return []
     try:
         body = json.loads(message["data"])
-        entries = body if isinstance(body, list) else []
-        return [found for found in map(Announcement.from_json, entries) if found is not None]
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         _log.warning("announcement not understood", error=str(error))
         return []
+    entries = body if isinstance(body, list) else []
+    return [found for found in map(Announcement.from_json, entries) if found is not None]
 
 
 def decode_claim(record: Sequence[bytes | None], now_ms: int) -> Claim | None:
@@ -292,16 +292,16 @@ _STATES = frozenset(get_args(ResultState))
 def decode_result(raw: bytes) -> TaskResult:
     """Read a result record as Celery's JSON backends store it. Values stay JSON values.
 
-    A record that is no JSON (another result serializer) is a FAILURE that says so. A state of the user's own making
-    counts as STARTED: it is not the end.
+    A record that is no JSON (another result serializer), or nested beyond all measure, is a FAILURE that says so. A
+    state of the user's own making counts as STARTED: it is not the end.
     """
     try:
         meta = json.loads(raw)
         status = meta["status"]
-    except (ValueError, TypeError, KeyError):
+        state: ResultState = status if status in _STATES else "STARTED"
+    except (ValueError, TypeError, KeyError, RecursionError):
         message = "the stored result is not JSON: workers must use result_serializer=json"
         return TaskResult(state="FAILURE", size=len(raw), exception="ResultNotJson", message=message)
-    state: ResultState = status if status in _STATES else "STARTED"
     result = meta.get("result")
     worker = str(meta.get("worker") or "")
     if state == "SUCCESS":

@@ -61,9 +61,14 @@ class Shared(Generic[C]):
 
     async def close(self) -> None:
         """Let go of connections and threads until it is used again."""
-        was_open, self._open = self._open, None
+        was_open = self.give_up()
         if was_open is not None:
             await was_open.close()
+
+    def give_up(self) -> C | None:
+        """Return what is open, to be closed by the caller; whoever uses this from now on opens anew."""
+        was_open, self._open = self._open, None
+        return was_open
 
 
 class SharedBroker(Shared[Broker]):

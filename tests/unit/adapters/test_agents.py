@@ -39,6 +39,13 @@ class Agent:
             self._now -= 1
 
 
+def in_chunks(body: Any) -> web.Response:
+    """Return an answer that does not say how long it is."""
+    response = web.json_response(body)
+    response.enable_chunked_encoding()
+    return response
+
+
 @pytest.fixture
 async def agent() -> AsyncIterator[Agent]:
     serving, app = Agent(), web.Application()
@@ -82,9 +89,33 @@ async def test_each_question_has_its_path_and_only_changes_carry_the_token(
         lambda: web.json_response(["no", "object"]),
         lambda: web.json_response({"hostname": "w"}),
         lambda: web.json_response({**STATE.to_json(), "x": "y" * 300_000}),
+        lambda: web.json_response({**STATE.to_json(), "active": None}),
+        lambda: web.json_response({**STATE.to_json(), "reserved": -1}),
+        lambda: web.json_response({**STATE.to_json(), "draining": "no"}),
+        lambda: web.json_response({**STATE.to_json(), "idle_seconds": "long"}),
+        lambda: web.json_response({**STATE.to_json(), "queues": 5}),
+        lambda: in_chunks({**STATE.to_json(), "x": "y" * 300_000}),
+        lambda: web.Response(text="[" * 200_000, content_type="application/json"),
         lambda: asyncio.sleep(1.0, web.Response()),
     ],
-    ids=["refused", "failed", "redirected", "no JSON type", "no JSON", "a list", "incomplete", "too large", "too late"],
+    ids=[
+        "refused",
+        "failed",
+        "redirected",
+        "no JSON type",
+        "no JSON",
+        "a list",
+        "incomplete",
+        "too large",
+        "a count that is null",
+        "a count below zero",
+        "a word for a truth",
+        "a word for seconds",
+        "a number for queues",
+        "too large and of no stated length",
+        "too deep",
+        "too late",
+    ],
 )
 async def test_what_is_no_usable_answer_is_unknown(agent: Agent, agents: AiohttpWorkerAgents, answer: Any) -> None:
     agent.answer = answer

@@ -6,6 +6,7 @@ import asyncio
 import http
 import json
 import os
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,6 @@ from urllib.request import getproxies_environment
 
 import aiohttp
 import structlog
-import tenacity
 import yaml
 from kubernetes.aio import client, config
 from kubernetes.aio.config import ConfigException
@@ -32,7 +32,11 @@ ALL_TRIES_SECONDS = 20.0
 USER_AGENT = "celery-operator"
 
 LAST_TRY_SECONDS = ALL_TRIES_SECONDS - REQUEST_SECONDS
-"""No try begins after this."""
+"""No try begins after this, counted from the first one; if the server asks for a longer pause, the caller waits."""
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 3.0
+"""Between two tries, doubled each time, and up to as much again by chance: those who failed together part."""
 
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
@@ -139,44 +143,19 @@ class ApiConnection:
         Raises Gone (404 for an object), Conflict (409), ClusterError (everything else).
         """
         url = f"{path}?{query}" if query else path
-        try:
-            return await self._try(method, url, body, content_type)
-        except _Transient as error:
-            if error.reached and not idempotent:
-                raise ClusterError(error.message, error.reason) from error
-            first = error
-        try:
-            return await self._try_again(first, method, url, body, content_type, idempotent=idempotent)
-        except _Transient as error:
-            raise ClusterError(error.message, error.reason) from error
-
-    async def _try_again(
-        self, first: _Transient, method: Method, url: str, body: Any, content_type: str, *, idempotent: bool
-    ) -> Manifest:
-        """Try some more; apart from the first try, so that what goes well does not pay for it."""
-        back_off = tenacity.wait_exponential_jitter(multiplier=0.1, max=3.0, jitter=0.2)
-        last = first
-
-        def pause(state: tenacity.RetryCallState) -> float:
-            return max(back_off(state), min(last.after, ALL_TRIES_SECONDS / 2))
-
-        def again(error: BaseException) -> bool:
-            return isinstance(error, _Transient) and (idempotent or not error.reached)
-
-        await asyncio.sleep(max(0.1, min(first.after, ALL_TRIES_SECONDS / 2)))
-        async for attempt in tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(TRIES - 1) | tenacity.stop_after_delay(LAST_TRY_SECONDS),
-            wait=pause,
-            retry=tenacity.retry_if_exception(again),
-            reraise=True,
-        ):
-            with attempt:
-                try:
-                    return await self._try(method, url, body, content_type)
-                except _Transient as error:
-                    last = error
-                    raise
-        raise last
+        time = asyncio.get_running_loop().time
+        last_try = time() + LAST_TRY_SECONDS
+        for number in range(TRIES):
+            try:
+                return await self._try(method, url, body, content_type)
+            except _Transient as error:
+                failed = error
+            back_off = min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS) * random.uniform(1, 2)
+            pause = max(failed.after, back_off)
+            if (failed.reached and not idempotent) or time() + pause > last_try:
+                break
+            await asyncio.sleep(pause)
+        raise ClusterError(failed.message, failed.reason) from failed
 
     async def _try(self, method: Method, url: str, body: Any, content_type: str) -> Manifest:
         answer = await self._send(method, url, body, content_type)
