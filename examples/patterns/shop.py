@@ -9,6 +9,7 @@ from typing import Any
 
 from celery_patterns.tasks import (
     Batch,
+    DeadLetter,
     Idempotent,
     PatternApp,
     Progress,
@@ -61,6 +62,14 @@ def import_catalogue(rows: int) -> int:
         context.progress(row + 1, rows)
         context.checkpoint({"row": row + 1})
     return first
+
+
+@app.pattern_task(name="shop.refund", retry=Retry(max=5, base="50ms"), letters=DeadLetter())
+def refund(order: str, cents: int) -> str:
+    """Pay back; a wrong amount is wrong at every try, so it is kept as a dead letter at once."""
+    if cents <= 0:
+        raise ValueError(f"{cents} cents cannot be paid back")
+    return order
 
 
 @batch_task(app, name="shop.track", max_items=50, max_wait="200ms")

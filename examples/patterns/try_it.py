@@ -4,9 +4,22 @@
 
 from __future__ import annotations
 
-from shop import app, charge, import_catalogue, stock_report, track
+import time
 
+from shop import app, charge, import_catalogue, refund, stock_report, track
+
+from celery_patterns.resilience.places import letters_of
 from celery_patterns.tasks import explain, read_progress
+
+
+def wait_for_letter(task_id: str) -> tuple[str, str, int] | None:
+    """Return what is kept of a task that failed; the worker keeps it a moment after the result is stored."""
+    for _ in range(200):
+        for letter in letters_of(app).scan("celery"):
+            if letter.message.task_id == task_id:
+                return letter.reason, letter.error, letter.attempts
+        time.sleep(0.05)
+    return None
 
 
 def main() -> None:
@@ -23,6 +36,10 @@ def main() -> None:
 
     views = [track.delay(page=number) for number in range(20)]
     print("views:", [view.get(timeout=30) for view in views][:3])  # noqa: T201
+
+    refused = refund.delay("A-17", -1)
+    refused.get(timeout=30, propagate=False)
+    print("dead letter:", wait_for_letter(refused.id))  # noqa: T201
 
     print("explained:", *explain(running.id, app).sentences, sep="\n  ")  # noqa: T201
 

@@ -61,7 +61,7 @@ def test_message_that_its_task_gives_back_is_no_poison(stage: Stage) -> None:
     with stage.worker(env={"CELERY_PATTERNS_MAX_DELIVERIES": "1"}) as worker:
         eventually(lambda: stage.state(sent) == "SUCCESS", within=20, what=worker.log)
     assert stage.ran(stage.queue) == 5
-    assert stage.store.client.keys("*:deliveries:*") == []
+    assert stage.store.client.keys(f"*:deliveries:{sent}:*") == []
 
 
 @pytest.mark.parametrize("soft_seconds", ["0", "0.5"], ids=["cold", "soft"])

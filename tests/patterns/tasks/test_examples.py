@@ -30,4 +30,5 @@ def test_the_example_shows_what_it_says(redis: RedisServer) -> None:
     assert lines[1] == "one report for two: True shelf B2 is counted"
     assert lines[2] == "the second try began at row 50"
     assert "done=100.0, total=100.0" in lines[3]
+    assert "dead letter: ('failed', 'ValueError: -1 cents cannot be paid back', 1)" in lines
     assert "it succeeded" in done.stdout
