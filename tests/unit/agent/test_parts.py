@@ -71,7 +71,7 @@ def test_own_request_class_of_a_task_is_kept() -> None:
     ("module", "heavy"),
     [
         ("celery_patterns.agent.__main__", ["celery", "kombu", "redis", "prometheus_client", "asyncio"]),
-        ("celery_patterns.agent.jsonpath", ["celery", "kombu", "redis"]),
+        ("celery_patterns.jsonpath", ["celery", "kombu", "redis", "pydantic"]),
         ("celery_patterns.agent.autoload", ["pydantic", "kubernetes", "celery_operator", "prometheus_client"]),
     ],
 )

@@ -100,7 +100,7 @@ def test_result_that_is_a_reference_itself_is_data() -> None:
         (
             reference("a", path="$.x"),
             protocol.SUCCESS,
-            "the result of step 'a': path '$.x': there is no ['x'] in the number at $",
+            "the result of step 'a': the path '$.x' selects nothing: $ is a number and has no member 'x'",
         ),
         (
             {protocol.REFERENCE_KEY: {"nonsense": 1}},

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celery_patterns import protocol
-from celery_patterns.agent import jsonpath
+from celery_patterns import jsonpath, protocol
 
 READ_AT_ONCE = 1000
 """Results read by one command: a reference to a large fan-out must not block Redis for long."""
@@ -82,7 +81,7 @@ def _value(reference: protocol.ResultReference, records: dict[str, dict[str, Any
         return whole
     try:
         return jsonpath.select(whole, reference.path)
-    except (LookupError, ValueError) as error:
+    except jsonpath.PathError as error:
         raise ReferenceUnavailable(f"the result of step {reference.step!r}: {error}") from error
 
 

@@ -19,7 +19,7 @@ from celery_operator.domain.workflows.graph import (
     ResultList,
     StepResult,
 )
-from celery_operator.domain.workflows.paths import WHOLE, PathError, parse, to_text
+from celery_patterns.jsonpath import WHOLE, PathError, parse, to_text
 
 LOST_AFTER_SECONDS = 60
 """Default of lostAfterSeconds: two leases of a claim."""

@@ -10,10 +10,10 @@ from celery_operator.api.conditions import Reason
 from celery_operator.api.workflow import OutputReference, OutputValue, RunPolicy
 from celery_operator.domain.workflows.draft import RunDraft, StepDraft
 from celery_operator.domain.workflows.graph import Expression, Node, ResultList, StepResult
-from celery_operator.domain.workflows.paths import WHOLE, select
 from celery_operator.domain.workflows.plan import Fetch, Finish
 from celery_operator.domain.workflows.state import Code, StepState
 from celery_operator.domain.workflows.values import Renderer, ValueUnavailableError, value_key
+from celery_patterns.jsonpath import WHOLE, select
 
 OUTPUT_BYTES = 4096
 """JSON bytes of all outputs that stand in status by value."""

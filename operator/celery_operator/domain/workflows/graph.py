@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from celery_operator.api.task import Retry
 from celery_operator.domain.messages import DEFAULT_QUEUE
-from celery_operator.domain.workflows.paths import WHOLE
 from celery_operator.domain.workflows.tree import Tree, tree_over
+from celery_patterns.jsonpath import WHOLE
 
 COMPILER_VERSION = 1
 """Of the graph's JSON form. A later operator reads all earlier versions, so that runs survive upgrades."""

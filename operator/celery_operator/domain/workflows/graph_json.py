@@ -28,7 +28,7 @@ from celery_operator.domain.workflows.graph import (
     ResultList,
     StepResult,
 )
-from celery_operator.domain.workflows.paths import WHOLE
+from celery_patterns.jsonpath import WHOLE
 
 
 def encode(graph: Graph) -> dict[str, Any]:

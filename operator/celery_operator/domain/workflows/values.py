@@ -22,9 +22,9 @@ from celery_operator.domain.workflows.graph import (
     ResultList,
     StepResult,
 )
-from celery_operator.domain.workflows.paths import WHOLE, PathError, describe, join, select
 from celery_operator.domain.workflows.plan import Fetch
 from celery_operator.domain.workflows.state import Code, positions
+from celery_patterns.jsonpath import WHOLE, PathError, describe, join, select
 from celery_patterns.protocol import INLINE_VALUE_BYTES, REFERENCE_KEY, ResultReference
 
 

@@ -16,9 +16,9 @@ from celery_operator.domain.workflows.advance import advance
 from celery_operator.domain.workflows.compile import compile_workflow
 from celery_operator.domain.workflows.graph import Graph
 from celery_operator.domain.workflows.lookups import outstanding
-from celery_operator.domain.workflows.paths import select
 from celery_operator.domain.workflows.plan import Fetch, Finish, Observed, Outcome, OutcomeState, Plan
 from celery_operator.domain.workflows.state import Code, RunState, from_checkpoint, initial_state, to_checkpoint
+from celery_patterns.jsonpath import select
 from celery_patterns.protocol import ResultReference
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -1,6 +1,8 @@
 """JSONPath, as far as one value is selected: names and indexes of RFC 9535 (``$.a.b[0]['c d']``).
 
-Wildcards, slices, filters and ``..`` select many values and are refused: an argument is one value.
+The operator checks the paths that users write, and workers follow them: both by this module. Wildcards, slices, filters
+and ``..`` select many values and are refused: an argument is one value. A library for the whole language would bring an
+expression evaluator into every worker for what is a walk down a tree.
 """
 
 from __future__ import annotations
