@@ -55,6 +55,7 @@ def give_back(stage: Stage) -> int:
     return len(tags)
 
 
+@pytest.mark.every_redis
 def test_duplicate_of_a_finished_attempt_is_dropped(two: Two, once: Counter[str]) -> None:
     stage, *workers = two
     before = dropped(*workers)
@@ -67,6 +68,7 @@ def test_duplicate_of_a_finished_attempt_is_dropped(two: Two, once: Counter[str]
     assert 0 < stage.store.ttl(protocol.claim_key(sent.task_id)) <= protocol.CLAIM_KEEP_SECONDS
 
 
+@pytest.mark.every_redis
 def test_workers_that_race_for_duplicates_run_each_once(two: Two, once: Counter[str]) -> None:
     stage, *workers = two
     before = dropped(*workers)

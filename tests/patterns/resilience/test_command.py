@@ -17,7 +17,8 @@ from kombu.connection import Connection
 from celery_patterns.cli.command import main
 from celery_patterns.cli.tables import ago, table
 from patterns.resilience.stage import APPS, Stage, stage_on
-from servers import RabbitServer, RedisServer, eventually, redis_server
+from servers import RabbitServer, RedisKind, RedisServer, eventually, redis_server
+from servers_kinds import program_of, version
 
 
 @contextmanager
@@ -172,8 +173,21 @@ def findings(out: str) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_doctor_names_what_loses_tasks_on_redis(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with redis_server("--maxmemory", "200mb", "--maxmemory-policy", "allkeys-lru") as server:
+@pytest.mark.every_redis
+def test_doctor_names_product_and_version_of_the_server(run: Any, redis_kind: RedisKind) -> None:
+    """Valkey calls itself a Redis 7.2 as well, for clients that know no Valkey."""
+    said = version(program_of(redis_kind))
+    assert said is not None
+    assert said[1].startswith(f"{redis_kind.major}.")
+    found = findings(run("doctor", "--json")[1])
+    assert found["version"] == [("ok", f"{redis_kind.product} {said[1]}")]
+
+
+@pytest.mark.every_redis
+def test_doctor_names_what_loses_tasks_on_redis(
+    run: Any, redis_kind: RedisKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis_server("--maxmemory", "200mb", "--maxmemory-policy", "allkeys-lru", kind=redis_kind) as server:
         with server.client() as client:
             client.set("sessions:7", "of another application")
             execute: Any = client.execute_command

@@ -83,6 +83,7 @@ def test_a_redelivery_of_the_same_task_gets_its_own_result(key: str) -> None:
     assert again.get(timeout=10) == key
 
 
+@pytest.mark.one_redis
 def test_after_the_kill_of_a_child_the_key_is_free_at_once(
     start_worker: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str
 ) -> None:
