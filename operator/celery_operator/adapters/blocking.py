@@ -7,17 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from amqp.exceptions import AccessRefused, AMQPError
+from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
-from celery_operator.api.conditions import Reason
+from celery_operator.adapters.asking import ANSWER_SECONDS, explain
 from celery_operator.domain.errors import BrokerError
 from celery_patterns.protocol import mask_url
 
 T = TypeVar("T")
 
-ANSWER_SECONDS = 3.5
+CALL_SECONDS = ANSWER_SECONDS + 0.5
 """For one short call. The sockets have their own, shorter limits; this one holds if calls queue behind a slow one."""
 
 
@@ -33,7 +33,7 @@ class BlockingCalls:
         self._url = url
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"broker-{name}")
 
-    async def run(self, what: str, call: Callable[[], T], *, seconds: float | None = ANSWER_SECONDS) -> T:
+    async def run(self, what: str, call: Callable[[], T], *, seconds: float | None = CALL_SECONDS) -> T:
         """Run the call in the thread and return its value.
 
         Args:
@@ -51,21 +51,13 @@ class BlockingCalls:
             text = f"cannot {what} at {mask_url(self._url)}: no answer {limit}"
             raise BrokerError(text) from error
         except (AMQPError, KombuError, RedisError, OSError) as error:
-            raise self._explain(what, error) from error
-
-    def _explain(self, what: str, error: BaseException) -> BrokerError:
-        cause = error.__cause__ if isinstance(error, KombuError) and error.__cause__ is not None else error
-        text = mask_url(str(cause)) or type(cause).__name__
-        if isinstance(cause, AccessRefused | AuthenticationError | NoPermissionError):
-            message = f"{mask_url(self._url)} refuses the credentials ({text}): check user, password and permissions"
-            return BrokerError(message, Reason.AUTHENTICATION_FAILED)
-        return BrokerError(f"cannot {what} at {mask_url(self._url)}: {text}")
+            raise BrokerError(*explain(self._url, what, error)) from error
 
     async def close(self, last: Callable[[], object] | None = None) -> None:
         """Run a last call (closing connections; what it raises does not matter any more) and end the thread."""
         if last is not None:
             future = asyncio.get_running_loop().run_in_executor(self._executor, last)
-            done, _ = await asyncio.wait({future}, timeout=ANSWER_SECONDS)
+            done, _ = await asyncio.wait({future}, timeout=CALL_SECONDS)
             for finished in done:
                 finished.exception()
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -12,20 +12,19 @@ from celery import Celery
 from kombu import connection as kombu_connection
 from kombu import pidbox
 
+from celery_operator.adapters.asking import ANSWER_SECONDS, CONNECT_SECONDS
+
 _Connection: Any = kombu_connection.Connection
 _Mailbox: Any = pidbox.Mailbox
 """kombu says that it is typed and is not."""
 
-CONNECT_SECONDS = 2.5
-SOCKET_SECONDS = 3.0
-
 REDIS_TRANSPORT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": CONNECT_SECONDS,
-    "socket_timeout": SOCKET_SECONDS,
+    "socket_timeout": ANSWER_SECONDS,
 }
 AMQP_TRANSPORT_OPTIONS: dict[str, Any] = {
-    "read_timeout": SOCKET_SECONDS,
-    "write_timeout": SOCKET_SECONDS,
+    "read_timeout": ANSWER_SECONDS,
+    "write_timeout": ANSWER_SECONDS,
 }
 _ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 """For kombu's own reconnecting, which else never ends; whoever asks tries again later."""
@@ -49,5 +48,5 @@ def revoke(app: Celery, url: str, task_ids: Sequence[str]) -> None:
 
 def connect(url: str) -> Any:
     """Return a kombu connection (not yet connected) whose every step is bounded."""
-    options = AMQP_TRANSPORT_OPTIONS if not url.startswith("redis") else REDIS_TRANSPORT_OPTIONS
+    options = AMQP_TRANSPORT_OPTIONS if not url.lower().startswith("redis") else REDIS_TRANSPORT_OPTIONS
     return _Connection(url, connect_timeout=CONNECT_SECONDS, transport_options={**options, **_ONE_TRY})

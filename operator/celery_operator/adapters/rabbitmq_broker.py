@@ -11,6 +11,7 @@ from kombu import entity
 from typing_extensions import override
 
 from celery_operator.adapters import celery_app
+from celery_operator.adapters.asking import ANSWER_SECONDS
 from celery_operator.adapters.blocking import BlockingCalls
 from celery_operator.adapters.messages import (
     CONTENT_ENCODING,
@@ -54,9 +55,9 @@ class AmqpSession:
 
     def drain(self) -> None:
         """Read one event from the broker; raises socket.timeout after the socket's limit."""
-        self._connection.drain_events(timeout=celery_app.SOCKET_SECONDS)
+        self._connection.drain_events(timeout=ANSWER_SECONDS)
 
-    def depth(self, queue: str) -> int | None:
+    def waiting_in(self, queue: str) -> int | None:
         """Return the messages ready in a queue; None if there is no such queue."""
         channel = self.channel()
         try:
@@ -80,11 +81,11 @@ class AmqpSession:
 class ReadingSession(AmqpSession):
     """Asks how much waits."""
 
-    def depths(self, queues: Sequence[str]) -> dict[str, int]:
+    def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """Return the messages ready in each queue; 0 where there is none. Without queues it only connects."""
         try:
             self.channel()
-            return {queue: self.depth(queue) or 0 for queue in queues}
+            return {queue: self.waiting_in(queue) or 0 for queue in queues}
         except (AMQPError, OSError):
             self.close()
             raise
@@ -160,7 +161,7 @@ class PublishingSession(AmqpSession):
         if queue in self._declared:
             return
         self._wait()  # a queue that is not there costs the channel, and with it the numbers of what is unconfirmed
-        if self.depth(queue) is None:
+        if self.waiting_in(queue) is None:
             try:
                 _Queue(queue, exchange=_Exchange(queue), routing_key=queue)(self.channel()).declare()
             except PreconditionFailed:  # somebody else was faster, with other arguments: theirs stand
@@ -202,7 +203,7 @@ class RabbitmqBroker:
 
     async def waiting(self, queues: Sequence[str]) -> Mapping[str, int]:
         """See the port. Without queues it only asks whether the broker answers."""
-        return await self._read_calls.run("count what waits", functools.partial(self._reading.depths, tuple(queues)))
+        return await self._read_calls.run("count what waits", functools.partial(self._reading.waiting, tuple(queues)))
 
     async def publish(self, messages: Sequence[TaskMessage]) -> None:
         """See the port."""

@@ -14,17 +14,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
+from celery_operator.adapters.asking import ANSWER_SECONDS, CONNECT_SECONDS, explain
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import DependencyError
 from celery_patterns.protocol import mask_url
-
-CONNECT_SECONDS = 2.5
-"""A reachable server accepts within milliseconds; whoever asks wants an answer within three seconds."""
-
-ANSWER_SECONDS = 3.0
-"""For one whole exchange, a reconnection included: conditions promise an answer within three seconds."""
 
 MAX_CONNECTIONS = 16
 """Of one client. Exchanges are pipelined, so more would only queue in the server instead of here."""
@@ -87,7 +82,7 @@ def open_redis(url: str) -> Redis:
     pool = BlockingConnectionPool(
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_SECONDS,
-        connection_class=SSLConnection if url.startswith("rediss") else Connection,
+        connection_class=SSLConnection if "ssl_cert_reqs" in options else Connection,
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=ANSWER_SECONDS,
         socket_keepalive=True,
@@ -131,20 +126,3 @@ def _raise_swallowed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-def explain(url: str, what: str, error: Exception) -> tuple[str, Reason]:
-    """Return a message without credentials, and the reason, for an error of redis-py."""
-    text = mask_url(str(error)) or type(error).__name__
-    if _refused(error):
-        return (
-            f"{mask_url(url)} refuses the credentials ({text}): check user and password",
-            Reason.AUTHENTICATION_FAILED,
-        )
-    return f"cannot {what} at {mask_url(url)}: {text}", Reason.CONNECTION_FAILED
-
-
-def _refused(error: Exception) -> bool:
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        return True
-    return isinstance(error, ResponseError) and str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))

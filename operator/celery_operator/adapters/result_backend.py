@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from celery_operator.adapters.redis_client import bounded, connection_options, explain, open_redis
+from celery_operator.adapters.asking import explain
+from celery_operator.adapters.redis_client import bounded, connection_options, open_redis
 from celery_operator.domain.errors import ResultBackendError
 from celery_operator.domain.messages import Claim, ResultState, TaskResult
 from celery_patterns.protocol import (
