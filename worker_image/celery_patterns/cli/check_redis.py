@@ -27,8 +27,8 @@ FULL = 0.8
 CLIENTS_LISTED = 500
 """Of the server's connections: enough to see who consumes, and no more than a terminal is for."""
 
-KEYS_LOOKED_AT = 2_000
-"""In one SCAN: a sample that shows company, and does not hold the server up."""
+KEYS_LOOKED_AT, KEYS_AT_ONCE = 2_000, 500
+"""In all, and in one SCAN: a sample that shows company, and does not hold the server up."""
 
 COMMANDS = (
     ("BRPOP", "k", "0"),
@@ -221,24 +221,7 @@ def _company(app: Any, client: Any) -> Iterator[Finding]:
         yield ok(
             "consumers", f"{len(here)} wait for messages in database {db}" + (f": {', '.join(names)}" if names else "")
         )
-    _, keys = client.scan(count=KEYS_LOOKED_AT)
-    queues = tuple(str(name) for name in app.amqp.queues)
-    prefix = str((app.conf.broker_transport_options or {}).get("global_keyprefix") or "")
-    foreign = sorted(
-        name
-        for key in keys
-        if not (
-            name := (key.decode(errors="replace") if isinstance(key, bytes) else str(key)).removeprefix(prefix)
-        ).startswith((*OWN_KEYS, *queues))
-    )
-    if foreign:
-        yield warning(
-            "database",
-            f"database {db} has {len(foreign)} keys that are not Celery's, e.g. {', '.join(foreign[:3])}",
-            "a database, or better a server, of its own: FLUSHDB and the shortest visibility_timeout are shared",
-        )
-    else:
-        yield ok("database", f"database {db} has only Celery's keys")
+    yield _keys(app, client, db)
     backend = str(app.conf.result_backend or "")
     if backend.startswith("redis") and backend.rstrip("/") == str(app.conf.broker_url or "").rstrip("/"):
         yield warning(
@@ -246,3 +229,37 @@ def _company(app: Any, client: Any) -> Iterator[Finding]:
             "broker and results share one database",
             "another database for results, or another server: then losing one does not lose the other",
         )
+
+
+def _keys(app: Any, client: Any, db: int) -> Finding:
+    """Whose keys are in the broker's database."""
+    try:
+        keys, all_seen = _sample(client)
+        size = client.dbsize()
+    except RedisError as problem:
+        return unknown(
+            "database", f"the keys of database {db} cannot be seen: {problem}", "ACL SETUSER ... +scan +dbsize"
+        )
+    queues = tuple(str(name) for name in app.amqp.queues)
+    prefix = str((app.conf.broker_transport_options or {}).get("global_keyprefix") or "")
+    foreign = sorted(name for name in keys if not name.removeprefix(prefix).startswith((*OWN_KEYS, *queues)))
+    seen = f"database {db}" if all_seen else f"a sample of {len(keys)} of {size} keys in database {db}"
+    if not foreign:
+        return ok("database", f"{seen} has only Celery's keys")
+    return warning(
+        "database",
+        f"{seen} has {len(foreign)} keys that are not Celery's, e.g. {', '.join(foreign[:3])}",
+        "a database, or better a server, of its own: FLUSHDB and the shortest visibility_timeout are shared",
+    )
+
+
+def _sample(client: Any) -> tuple[set[str], bool]:
+    """Return names of keys, and whether those are all: a SCAN returns some at a time, however few there are."""
+    keys: set[str] = set()
+    cursor = 0
+    while len(keys) < KEYS_LOOKED_AT:
+        cursor, some = client.scan(cursor, count=KEYS_AT_ONCE)
+        keys |= {key.decode(errors="replace") if isinstance(key, bytes) else str(key) for key in some}
+        if int(cursor) == 0:
+            return keys, True
+    return keys, False
