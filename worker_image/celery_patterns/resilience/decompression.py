@@ -54,6 +54,31 @@ def bounded(make: Callable[[], Any], limit: int) -> Callable[[bytes | str], byte
     return decompress
 
 
+def decompress(body: bytes | str, kind: Any, limit: int) -> bytes:
+    """Decompress a body outside of a worker, where kombu's decoders are as they were.
+
+    Args:
+        body: As it came.
+        kind: kombu's content type or short name of the compression, from the message's header.
+        limit: Most bytes of the result.
+
+    Raises:
+        OversizedMessage: If it becomes larger.
+        ValueError: If it is damaged or cut off, or nothing here decompresses it.
+    """
+    try:
+        decoder = compression.get_decoder(kind)  # type: ignore[no-untyped-call]
+        _, content_type = compression.get_encoder(kind)  # type: ignore[no-untyped-call]
+    except (LookupError, TypeError):
+        raise ValueError(f"there is no decompressor for {kind!r}") from None
+    make = DECOMPRESSORS.get(content_type)
+    try:
+        text: bytes = decoder(body) if make is None else bounded(make, limit)(body)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+        raise ValueError(f"its compressed body is damaged: {error}") from error
+    return text
+
+
 def too_large(size: str, limit: int) -> str:
     """Return what is said of a message that is too large."""
     return (

@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from kombu.compression import decompress
 from kombu.exceptions import DecodeError
 from kombu.serialization import dumps, loads
 
+from celery_patterns.resilience.decompression import decompress
 from celery_patterns.resilience.letters import OriginalMessage
+from celery_patterns.resilience.settings import MAX_MESSAGE_BYTES
 
 READABLE: Final = {"application/json": "json", "application/x-yaml": "yaml", "application/x-msgpack": "msgpack"}
 """Content types that can be read without running what they say."""
@@ -73,7 +74,7 @@ def read_arguments(message: OriginalMessage) -> list[Any]:
     body = message.body
     try:
         if "compression" in message.headers:
-            body = decompress(body, message.headers["compression"])  # type: ignore[no-untyped-call]
+            body = decompress(body, message.headers["compression"], MAX_MESSAGE_BYTES)
         # From here a text body is what its encoding says.
         text: Any = body if message.content_encoding == "binary" else body.decode(message.content_encoding or "utf-8")
         encoding = message.content_encoding

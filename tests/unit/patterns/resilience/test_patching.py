@@ -91,6 +91,25 @@ def test_compressed_message_is_mended_uncompressed() -> None:
     assert read_arguments(mended)[0] == [2]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "error"),
+    [
+        ("application/x-gzip", zlib.compress(b" " * 20 * 2**20), "more than 16777216 bytes decompressed"),
+        ("application/x-gzip", zlib.compress(b"[[], {}, {}]")[:-3], "its compressed body ends too early"),
+        ("application/x-gzip", b"no zlib", "its compressed body is damaged"),
+        ("application/x-lzma", b"no lzma", "its compressed body is damaged"),
+        ("bzip2", b"no bzip2", "its compressed body is damaged"),
+        ("zipper", b"", "there is no decompressor for 'zipper'"),
+        (7, b"", "there is no decompressor for 7"),
+    ],
+    ids=["a bomb", "cut off", "damaged zlib", "damaged lzma", "damaged bzip2", "unknown", "a number"],
+)
+def test_what_cannot_be_decompressed_within_bounds_is_not_patched(kind: Any, body: bytes, error: str) -> None:
+    packed = OriginalMessage(body, {"compression": kind}, {}, "application/json", "utf-8")
+    with pytest.raises(PatchError, match=f"the message's body cannot be read: {error}"):
+        patch(packed, ["args[0]=2"])
+
+
 @given(st.text())
 def test_any_text_is_a_path_or_refused(text: str) -> None:
     try:
