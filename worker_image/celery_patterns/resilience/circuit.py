@@ -26,7 +26,7 @@ from celery_patterns.resilience.circuit_state import Change, CircuitState, State
 from celery_patterns.resilience.classification import DEFAULT_RULES, Rules, Throttled, Transient, classify
 from celery_patterns.resilience.http_errors import read_http
 from celery_patterns.store import Store, StoreUnavailable
-from celery_patterns.tasks import errors
+from celery_patterns.tasks.errors import TaskRefused
 
 __all__ = [
     "Change",
@@ -52,7 +52,7 @@ STORE_PAUSE_SECONDS: Final = 1.0
 """After the store did not answer, it is not asked again for so long: each question may cost seconds."""
 
 
-class CircuitOpen(errors.CircuitOpen):
+class CircuitOpen(TaskRefused):
     """The circuit is open: the call was not made. ``retry_after`` is in seconds."""
 
     def __init__(self, name: str, retry_after: float) -> None:
@@ -89,7 +89,7 @@ def judge(error: BaseException | None, rules: Rules = DEFAULT_RULES) -> bool | N
     """Say whether a dependency failed: None if the exception says nothing about it."""
     if error is None:
         return False
-    if not isinstance(error, Exception) or isinstance(error, errors.TaskRefused):
+    if not isinstance(error, Exception) or isinstance(error, TaskRefused):
         return None
     if isinstance(classify(error, rules), (Transient, Throttled)):
         return True

@@ -15,10 +15,6 @@ class RateExceeded(TaskRefused):
     """The rate limit is used up, and the policy says that this is an error."""
 
 
-class CircuitOpen(TaskRefused):
-    """The circuit breaker is open, and the policy says that this is an error."""
-
-
 class TooLongDeferred(TaskRefused):
     """The task was deferred for longer than its policy allows."""
 
