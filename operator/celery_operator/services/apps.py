@@ -25,8 +25,6 @@ from celery_operator.services.spec_errors import spec_error
 from celery_operator.services.status import StatusKeeper
 from celery_patterns.protocol import mask_url
 
-__all__ = ["AppReconciler", "AppResolver", "ResolvedApp", "ResolvedEndpoint"]
-
 HEALTHY_PERIOD: Final = timedelta(seconds=10)
 """How often an app whose servers answer is looked at; two connections' worth of traffic."""
 UNHEALTHY_PERIOD: Final = timedelta(seconds=1)

@@ -11,7 +11,8 @@ from celery_operator.api.app import AppSpec, Recovery, SecretKeyRef
 from celery_operator.api.conditions import Reason
 from celery_operator.api.model import NamedRef
 from celery_operator.domain.errors import BrokerError, Gone, ResultBackendError, SpecError
-from celery_operator.services.apps import AppReconciler, AppResolver, ResolvedApp, ResolvedEndpoint
+from celery_operator.domain.pools.resolved_app import ResolvedApp, ResolvedEndpoint
+from celery_operator.services.apps import AppReconciler, AppResolver
 from celery_operator.services.ports import ObjectKey
 from fakes.brokers import FakeConnections
 from fakes.clock import FakeClock

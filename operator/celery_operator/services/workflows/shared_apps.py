@@ -6,7 +6,8 @@ import asyncio
 
 from celery_operator.api.app import AppSpec
 from celery_operator.api.model import NamedRef
-from celery_operator.services.apps import AppResolver, ResolvedApp
+from celery_operator.domain.pools.resolved_app import ResolvedApp
+from celery_operator.services.apps import AppResolver
 from celery_operator.services.ports import Clock, ObjectKey
 
 APP_SECONDS = 0.25
