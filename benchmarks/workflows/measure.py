@@ -15,8 +15,9 @@ from benchmarks.series import percentile
 from benchmarks.workflows.stage import Stage
 
 PARTS = ("steps", "throughput", "memory", "fanout", "large")
-SETTLE_SECONDS = 5.0
-"""Before memory is read: the operator has started everything it keeps by then."""
+SETTLE_SECONDS = 12.0
+"""Before memory is read: by then the operator has started everything it keeps, and has given back what a burst took
+(it looks every ten seconds)."""
 
 Kind = Literal["workflow", "bare"]
 KINDS: tuple[Kind, Kind] = ("workflow", "bare")
@@ -100,8 +101,7 @@ class Measurements:
         self._stage.clear()
 
     def _memory_idle(self) -> None:
-        time.sleep(SETTLE_SECONDS)
-        self.details["memory_idle_mib"] = self._stage.memory_mib()
+        self.details["memory_idle_mib"] = self._settled_memory()
         self.details["memory_idle_bare_mib"] = self._stage.memory_mib(bare=True)
 
     def _steps(self) -> None:
@@ -127,14 +127,17 @@ class Measurements:
                 )
 
     def _memory_loaded(self) -> None:
-        loaded = self._stage.memory_mib()
-        self._load("memory: as many once more", "many", "workflow", self._sizes.workflows)
-        self.details["memory_per_workflow_kib"] = (self._stage.memory_mib() - loaded) * 1024 / self._sizes.workflows
         self._stage.add_empty_pools(self._sizes.empty_pools)
-        time.sleep(SETTLE_SECONDS)
-        self.details["memory_loaded_mib"] = self._stage.memory_mib()
+        loaded = self._settled_memory()
+        self.details["memory_loaded_mib"] = loaded
         self.details["memory_loaded_bare_mib"] = self._stage.memory_mib(bare=True)
+        self._load("memory: as many once more", "many", "workflow", self._sizes.workflows)
+        self.details["memory_per_workflow_kib"] = (self._settled_memory() - loaded) * 1024 / self._sizes.workflows
         self._stage.remove_empty_pools()
+
+    def _settled_memory(self) -> float:
+        time.sleep(SETTLE_SECONDS)
+        return self._stage.memory_mib()
 
     def _fanout(self) -> None:
         for number in range(self._sizes.fanout_repeats):
@@ -200,7 +203,7 @@ class Measurements:
     def _memory_figures(self) -> list[Figure]:
         found = self.details.get
         sizes = self._sizes
-        loaded = f"… with {2 * sizes.workflows} finished workflows, {sizes.empty_pools} pools, MiB"
+        loaded = f"… with {sizes.workflows} finished workflows, {sizes.empty_pools} pools, MiB"
         bare_idle, bare_loaded = found("memory_idle_bare_mib"), found("memory_loaded_bare_mib")
         return [
             beside_floor(
