@@ -36,7 +36,8 @@ KEEP_UNSENT = 20_000
 GATHER_SECONDS = 0.01
 """How long announcements gather while the worker is busy: several share one command, and a step waits half as long."""
 BUSY_COUNT, BUSY_SECONDS = 16, 0.08
-"""Busy: this many ends within this time (200 a second), and more work at hand. A chain has never more work at hand."""
+"""Busy: this many ends within this time (200 a second), and more work at hand or all of one step, as in a fan-out. A
+chain has never more work at hand, and its ends are of as many steps."""
 LOOKED_AT_CHARACTERS = 16 * protocol.MESSAGE_CHARACTERS
 """How much of an exception's text is searched for credentials: it may be as long as a task's data."""
 RETRY_SECONDS = 0.5
@@ -109,7 +110,8 @@ class Announcer:
         self._stopping = False
         self._unsent: list[Conclusion] = []
         self._unconcluded: list[Conclusion] = []
-        self._ends: deque[float] = deque(maxlen=BUSY_COUNT)
+        self._ends: deque[tuple[float, str, str]] = deque(maxlen=BUSY_COUNT)
+        """Of the last ends: time.monotonic(), the workflow's uid, the step."""
         self._ticked_at = self._renewed_at = time.monotonic()
 
     @property
@@ -171,7 +173,7 @@ class Announcer:
                 native.sleep(GATHER_SECONDS)
             while item is not None:
                 self._unsent.append(item)
-                self._ends.append(time.monotonic())
+                self._ends.append((time.monotonic(), item.header["uid"], item.header["step"]))
                 if len(self._unsent) >= BATCH:
                     return False
                 item = self._queue.get_nowait()
@@ -180,8 +182,8 @@ class Announcer:
         return True
 
     def _is_busy(self) -> bool:
-        often = len(self._ends) == BUSY_COUNT and time.monotonic() - self._ends[0] < BUSY_SECONDS
-        return often and self._more_at_hand()
+        often = len(self._ends) == BUSY_COUNT and time.monotonic() - self._ends[0][0] < BUSY_SECONDS
+        return often and (self._more_at_hand() or len({(uid, step) for _, uid, step in self._ends}) == 1)
 
     def _announce(self) -> None:
         """Publish what has ended."""
