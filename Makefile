@@ -40,7 +40,7 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@touch $@
 
 .PHONY: system
-system: $(VENV)/.installed ## The servers and tools that tests start: Redis 7 and 8, Valkey, RabbitMQ, helm
+system: $(VENV)/.installed ## The servers and tools that tests start: Redis 7 and 8, Valkey 8, RabbitMQ 3 and 4, helm
 	@tests/install-servers
 	@TEST_REDIS="$(REDIS)" PYTHONPATH=tests:tests/cluster $(BIN)/python -m servers_install
 	@$(HARNESS) helm >/dev/null

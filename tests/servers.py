@@ -7,7 +7,7 @@ sleeps to synchronise: every wait polls for a fact, with a deadline.
         worker.state().ready
 """
 
-from servers_kinds import RedisKind, every_kind
+from servers_kinds import RabbitKind, RedisKind, every_kind, every_rabbit
 from servers_process import LOOPBACK, eventually, free_port, running
 from servers_rabbitmq import RabbitServer, rabbitmq_server
 from servers_redis import RedisServer, redis_server
@@ -17,6 +17,7 @@ __all__ = [
     "EXAMPLES_APP",
     "LOOPBACK",
     "TOKEN",
+    "RabbitKind",
     "RabbitServer",
     "RedisKind",
     "RedisServer",
@@ -24,6 +25,7 @@ __all__ = [
     "celery_worker",
     "eventually",
     "every_kind",
+    "every_rabbit",
     "free_port",
     "rabbitmq_server",
     "redis_server",

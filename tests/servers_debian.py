@@ -26,6 +26,8 @@ FETCH_WITHIN = timedelta(minutes=10)
 """For some ten to sixty megabytes, also over a slow line."""
 ROLLING = ("oldstable", "stable", "testing", "unstable", "sid")
 """Names that stand for a release in sources; suites such as `bookworm-security` have an archive of their own."""
+DONE = ".unpacked"
+"""A file in a folder that is complete."""
 INDEX_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(SIGNED_BY)"
 """What apt-get is asked of each index that this machine uses."""
 
@@ -52,21 +54,25 @@ Acquire::https::Timeout "30";
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A program of a release of Debian.
+    """A package of a release of Debian, with all that it depends on.
 
     Attributes:
         suite: The release.
-        package: What to unpack, with all that it depends on.
-        program: Its path below the folder where packages are unpacked.
-        target: The folder to make: ``bin/NAME`` in it runs the program, ``root`` is what was unpacked.
+        package: Its name.
+        programs: Patterns of the programs in it that are to run, as paths without the first slash.
+        target: The folder to make: what the package has in ``/usr/bin`` is in ``usr/bin`` of it.
         log: Receives what apt-get says.
+        scripts: Scripts in it that name the folder ``scripts_folder`` and are to name the one below target instead.
+        scripts_folder: Such a folder.
     """
 
     suite: str
     package: str
-    program: str
+    programs: tuple[str, ...]
     target: Path
     log: Path
+    scripts: tuple[str, ...] = ()
+    scripts_folder: str = ""
 
 
 def choose_mirror(indexes: str, codename: str) -> str | None:
@@ -94,11 +100,11 @@ def mirror() -> str | None:
 
 
 def fetch(archive: str, wanted: Wanted, progress: Progress) -> None:
-    """Make a program of a release of Debian available; nothing is done if it is there.
+    """Make the programs of a package available; nothing is done if it is there.
 
     Args:
         archive: URI of Debian's archive.
-        wanted: The program.
+        wanted: The package.
         progress: Shows what goes on.
 
     Raises:
@@ -107,17 +113,17 @@ def fetch(archive: str, wanted: Wanted, progress: Progress) -> None:
     target = wanted.target
     target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target.parent / "lock"), tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
-        if (target / "bin" / Path(wanted.program).name).exists():
+        if (target / DONE).exists():
             return
-        new = Path(folder) / "new"
-        (new / "root").mkdir(parents=True)
+        root = Path(folder) / "root"
+        root.mkdir()
         with progress.step(f"Fetching {wanted.package} of Debian {wanted.suite}") as step:
             for package in _download(archive, wanted, Path(folder), step):
-                run(("dpkg-deb", "-x", str(package), str(new / "root")))
-            _write_wrapper(new, wanted)
+                run(("dpkg-deb", "-x", str(package), str(root)))
+            _wrap(root, wanted)
         if target.exists():
             shutil.rmtree(target)
-        new.rename(target)
+        root.rename(target)
 
 
 def _download(archive: str, wanted: Wanted, folder: Path, step: Step) -> Sequence[Path]:
@@ -145,19 +151,41 @@ def _download(archive: str, wanted: Wanted, folder: Path, step: Step) -> Sequenc
     return sorted((root / "cache/archives").glob("*.deb"))
 
 
-def _write_wrapper(new: Path, wanted: Wanted) -> None:
-    """Write the script that runs a program with its own release's loader and libraries, from where it will lie."""
-    root, place = new / "root", wanted.target / "root"
+def _wrap(root: Path, wanted: Wanted) -> None:
+    """Put a script in each program's place that runs it with its own release's loader and libraries.
+
+    Raises:
+        HarnessError: What was fetched lacks the programs, or a loader.
+    """
     loader = next(iter(sorted(root.glob("**/lib/*-linux-gnu*/ld-linux*.so.*"))), None)
-    if loader is None or not (root / wanted.program).exists():
-        raise HarnessError(f"{wanted.package} of Debian {wanted.suite} has no {wanted.program}, or no loader for it.")
-    folders = [f"{part}/{loader.parent.name}" for part in ("lib", "usr/lib")]
-    path = ":".join(str(place / folder) for folder in folders if (root / folder).is_dir())
-    words = ("exec", str(place / loader.relative_to(root)), "--library-path", path, str(place / wanted.program))
-    script = new / "bin" / Path(wanted.program).name
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\n{shlex.join(words)} "$@"\n')
-    script.chmod(0o755)
+    programs = [path for pattern in wanted.programs for path in root.glob(pattern) if _is_program(path)]
+    if loader is None or not programs:
+        what = " or ".join(wanted.programs)
+        raise HarnessError(f"{wanted.package} of Debian {wanted.suite} has no {what}, or no loader for it.")
+
+    def there(path: Path) -> str:
+        """Return where a file will lie."""
+        return str(wanted.target / path.relative_to(root))
+
+    folders = [root / part / loader.parent.name for part in ("lib", "usr/lib")]
+    libraries = ":".join(there(folder) for folder in folders if folder.is_dir())
+    for program in programs:
+        moved = program.rename(program.with_name(f"{program.name}.real"))
+        words = ("exec", there(loader), "--library-path", libraries, there(moved))
+        program.write_text(f'#!/bin/sh\n{shlex.join(words)} "$@"\n')
+        program.chmod(0o755)
+    for script in wanted.scripts:
+        text = (root / script).read_text(encoding="utf-8")
+        here = str(wanted.target / wanted.scripts_folder.lstrip("/"))
+        (root / script).write_text(text.replace(wanted.scripts_folder, here), encoding="utf-8")
+    (root / DONE).touch()
+
+
+def _is_program(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 @contextmanager

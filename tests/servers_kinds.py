@@ -1,7 +1,7 @@
-"""The kinds of Redis that the tests run on, and where their programs are on this machine.
+"""The kinds of Redis and of RabbitMQ that the tests run on, and where their programs are on this machine.
 
-A program of the right version in PATH is used; else one that ``servers_install`` has unpacked from Debian's archive
-into the user's cache. The environment variable TEST_REDIS names a single kind for all tests.
+A program of the right version among the machine's own is used; else one that ``servers_install`` has unpacked from
+Debian's archive into the user's cache. The environment variable TEST_REDIS names a single kind of Redis for all tests.
 """
 
 from __future__ import annotations
@@ -39,10 +39,20 @@ class RedisKind:
     program: str
     suite: str
 
-    @property
-    def package(self) -> str:
-        """Debian's package of it: called as the program is."""
-        return self.program
+
+@dataclass(frozen=True, slots=True)
+class RabbitKind:
+    """A version of RabbitMQ.
+
+    Attributes:
+        name: What it is called in tests' ids.
+        major: First part of its version.
+        suite: The release of Debian that has this version.
+    """
+
+    name: str
+    major: int
+    suite: str
 
 
 KINDS = (
@@ -50,6 +60,8 @@ KINDS = (
     RedisKind("redis-8", "Redis", 8, "redis-server", "trixie"),
     RedisKind("valkey-8", "Valkey", 8, "valkey-server", "trixie"),
 )
+
+RABBIT_KINDS = (RabbitKind("rabbitmq-3", 3, "bookworm"), RabbitKind("rabbitmq-4", 4, "trixie"))
 
 
 def servers_cache() -> Path:
@@ -59,7 +71,7 @@ def servers_cache() -> Path:
 
 def unpacked(name: str, program: str) -> Path:
     """Return where a program from Debian's archive is, or will be."""
-    return servers_cache() / name / "bin" / program
+    return servers_cache() / name / "usr/bin" / program
 
 
 @cache
@@ -133,6 +145,22 @@ def every_kind() -> tuple[RedisKind, ...]:
     if os.environ.get("CI") or len(wanted) == 1:
         return wanted
     return tuple(kind for kind in wanted if find_program(kind)) or wanted
+
+
+def find_rabbit(kind: RabbitKind) -> Path | None:
+    """Return the folder below which a RabbitMQ is as its package lays it out (``/`` for the machine's own)."""
+    for root in (Path("/"), servers_cache() / kind.name):
+        if any((root / "usr/lib/rabbitmq/lib").glob(f"rabbitmq_server-{kind.major}.*")):
+            return root
+    return None
+
+
+@cache
+def every_rabbit() -> tuple[RabbitKind, ...]:
+    """Return the kinds of RabbitMQ that the tests run on; as ``every_kind``."""
+    if os.environ.get("CI"):
+        return RABBIT_KINDS
+    return tuple(kind for kind in RABBIT_KINDS if find_rabbit(kind)) or RABBIT_KINDS[:1]
 
 
 def default_kind() -> RedisKind:

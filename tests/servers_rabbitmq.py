@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from servers_kinds import RabbitKind, every_rabbit, find_rabbit
 from servers_process import LOOPBACK, START_SECONDS, eventually, free_port, running
 
 RABBITMQ_START_SECONDS = 90.0
@@ -22,6 +24,7 @@ class RabbitServer:
 
     port: int
     directory: Path
+    kind: RabbitKind
     process: subprocess.Popen[bytes]
 
     def url(self, vhost: str = "") -> str:
@@ -34,18 +37,24 @@ class RabbitServer:
 
 
 @contextmanager
-def rabbitmq_server() -> Iterator[RabbitServer]:
-    """Start a RabbitMQ node of its own, with its own port mapper daemon; takes some ten seconds."""
+def rabbitmq_server(kind: RabbitKind | None = None) -> Iterator[RabbitServer]:
+    """Start a RabbitMQ node of its own, with its own port mapper daemon; takes some ten seconds.
+
+    Args:
+        kind: Its version; the first that the tests run on if None.
+    """
+    kind = kind or every_rabbit()[0]
+    script, path = _programs(kind)
     with tempfile.TemporaryDirectory(prefix="rabbitmq-") as name, ExitStack() as stack:
         directory = Path(name)
         port, epmd_port = free_port(), free_port()
-        env = _rabbitmq_env(directory, port, epmd_port)
+        env = {**_rabbitmq_env(directory, port, epmd_port), "PATH": path}
         log = directory / "rabbitmq.log"
         epmd = ["epmd", "-port", str(epmd_port), "-address", LOOPBACK]
         stack.enter_context(running(epmd, log=directory / "epmd.log", env=env))
         eventually(lambda: _accepts(epmd_port), within=START_SECONDS, what="epmd accepts connections")
-        process = stack.enter_context(running([_rabbitmq_script()], log=log, env=env))
-        server = RabbitServer(port=port, directory=directory, process=process)
+        process = stack.enter_context(running([script], log=log, env=env))
+        server = RabbitServer(port=port, directory=directory, kind=kind, process=process)
 
         def ready() -> bool:
             if process.poll() is not None:
@@ -57,10 +66,22 @@ def rabbitmq_server() -> Iterator[RabbitServer]:
         yield server
 
 
-def _rabbitmq_script() -> str:
-    """Return the node's own start script: the one in PATH wants root or the rabbitmq user on Debian."""
-    packaged = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-    return str(packaged) if packaged.exists() else "rabbitmq-server"
+def _programs(kind: RabbitKind) -> tuple[str, str]:
+    """Return the node's start script, and the PATH on which it finds its Erlang.
+
+    The script is the node's own: the one in PATH wants root or the rabbitmq user on Debian.
+
+    Raises:
+        RuntimeError: This machine has no RabbitMQ of that kind.
+    """
+    system = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
+    root = find_rabbit(kind)
+    if root is not None:
+        folder = root / "usr/lib/rabbitmq/bin"
+        return str(folder / "rabbitmq-server"), f"{folder}:{root / 'usr/lib/erlang/bin'}:{system}"
+    if kind is not every_rabbit()[0] or shutil.which("rabbitmq-server", path=system) is None:
+        raise RuntimeError(f"no RabbitMQ {kind.major} on this machine: call `make system`, which fetches it")
+    return "rabbitmq-server", system
 
 
 def _rabbitmq_env(directory: Path, port: int, epmd_port: int) -> dict[str, str]:
@@ -69,9 +90,9 @@ def _rabbitmq_env(directory: Path, port: int, epmd_port: int) -> dict[str, str]:
     conf = directory / "rabbitmq.conf"
     conf.write_text(f"listeners.tcp.1 = {LOOPBACK}:{port}\nloopback_users.guest = false\n")
     return {
-        "PATH": f"/usr/lib/rabbitmq/bin:{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "HOME": str(directory),
+        "ERL_CRASH_DUMP": str(directory / "erl_crash.dump"),
         "RABBITMQ_NODENAME": f"test{port}@localhost",
         "RABBITMQ_CONFIG_FILE": str(conf),
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,15 +14,7 @@ from celery.backends.redis import RedisBackend
 from celery_operator.adapters.kubernetes.connection import ApiConnection
 from celery_operator.adapters.result_backend import RedisResultBackend
 from contract.api_server import ApiServer
-from servers import LOOPBACK, RabbitServer, RedisKind, RedisServer, rabbitmq_server, redis_server
-from servers_kinds import kind_named
-
-
-@pytest.fixture(scope="session")
-def redis_of() -> Iterator[Callable[[RedisKind], RedisServer]]:
-    """Return what gives a Redis of a kind; each is started once, and stays up."""
-    with ExitStack() as stack:
-        yield cache(lambda kind: stack.enter_context(redis_server(kind=kind)))
+from servers import LOOPBACK, RabbitKind, RabbitServer, RedisKind, RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -34,22 +24,21 @@ def redis(redis_of: Callable[[RedisKind], RedisServer], redis_kind: RedisKind) -
 
 
 @pytest.fixture(scope="session")
-def rabbitmq() -> Iterator[RabbitServer]:
+def rabbitmq(rabbit_of: Callable[[RabbitKind], RabbitServer], rabbit_kind: RabbitKind) -> RabbitServer:
     """Return a RabbitMQ that stays up."""
-    with rabbitmq_server() as server:
-        yield server
+    return rabbit_of(rabbit_kind)
 
 
 @pytest.fixture
 def broker_url(request: pytest.FixtureRequest) -> Callable[..., str]:
-    """Return what gives the URL of a broker by its name: a kind of Redis, whose database may be told, or rabbitmq."""
+    """Return what gives the URL of a broker of a kind; of a Redis the database may be told."""
 
-    def url(name: str, db: int = 0) -> str:
-        if name == "rabbitmq":
-            rabbit: RabbitServer = request.getfixturevalue("rabbitmq")
-            return rabbit.url()
+    def url(kind: RedisKind | RabbitKind, db: int = 0) -> str:
+        if isinstance(kind, RabbitKind):
+            rabbit_of: Callable[[RabbitKind], RabbitServer] = request.getfixturevalue("rabbit_of")
+            return rabbit_of(kind).url()
         redis_of: Callable[[RedisKind], RedisServer] = request.getfixturevalue("redis_of")
-        return redis_of(kind_named(name)).url(db)
+        return redis_of(kind).url(db)
 
     return url
 

@@ -26,19 +26,22 @@ from celery_patterns.protocol import PUBLISHED_AT_HEADER, TASK_HEADER, TaskIdent
 from contract.patience import until
 from servers import (
     LOOPBACK,
+    RabbitKind,
     RabbitServer,
     RedisKind,
     RedisServer,
     Worker,
     celery_worker,
     every_kind,
+    every_rabbit,
     free_port,
     redis_server,
 )
 
 UID = "11111111-2222-4333-8444-555555555555"
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-BROKERS = (*(kind.name for kind in every_kind()), "rabbitmq")
+KINDS: list[RedisKind | RabbitKind] = [*every_kind(), *every_rabbit()]
+BROKERS = [pytest.param(kind, id=kind.name) for kind in KINDS]
 
 
 class StoppedClock(SystemClock):
@@ -245,11 +248,15 @@ def stock_worker(broker: str, backend: str, queue: str) -> AbstractContextManage
     )
 
 
-@pytest.mark.parametrize("name", BROKERS)
+@pytest.mark.parametrize("kind", BROKERS)
 async def test_a_stock_worker_runs_what_was_published(
-    name: str, broker_url: Callable[..., str], redis: RedisServer, connections: CeleryConnections, queue: str
+    kind: RedisKind | RabbitKind,
+    broker_url: Callable[..., str],
+    redis: RedisServer,
+    connections: CeleryConnections,
+    queue: str,
 ) -> None:
-    url = broker_url(name, 4)
+    url = broker_url(kind, 4)
     broker = connections.broker(url)
     backend = connections.result_backend(redis.url(5))
     first = message(queue, 0, args=(1, {"a": [2]}), kwargs={"b": "c"}, time_limit=60, soft_time_limit=50)
@@ -281,12 +288,16 @@ async def test_a_stock_worker_runs_what_was_published(
     assert (failed.state, failed.exception, failed.message) == ("FAILURE", "LookupError", "nothing here")
 
 
-@pytest.mark.parametrize("name", BROKERS)
+@pytest.mark.parametrize("kind", BROKERS)
 async def test_revoked_tasks_are_not_run(
-    name: str, broker_url: Callable[..., str], redis: RedisServer, connections: CeleryConnections, queue: str
+    kind: RedisKind | RabbitKind,
+    broker_url: Callable[..., str],
+    redis: RedisServer,
+    connections: CeleryConnections,
+    queue: str,
 ) -> None:
     """A worker that hears of it before the message reaches it stores REVOKED instead of running."""
-    url = broker_url(name, 6)
+    url = broker_url(kind, 6)
     broker, backend = connections.broker(url), connections.result_backend(redis.url(7))
     task = message(queue)
     worker = stock_worker(url, redis.url(7), queue)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
 
 from celery_patterns.store import Store, StoreSettings
 from patterns.resilience.clocked import ClockedStore
-from servers import RabbitServer, RedisKind, RedisServer, rabbitmq_server, redis_server
+from servers import RabbitKind, RabbitServer, RedisKind, RedisServer, redis_server
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,9 @@ def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def rabbit() -> Iterator[RabbitServer]:
+def rabbit(rabbit_of: Callable[[RabbitKind], RabbitServer], rabbit_kind: RabbitKind) -> RabbitServer:
     """One RabbitMQ for all: it takes seven seconds to start, and each test has queues of its own."""
-    with rabbitmq_server() as server:
-        yield server
+    return rabbit_of(rabbit_kind)
 
 
 @pytest.fixture

@@ -241,6 +241,7 @@ def test_doctor_finds_results_that_cannot_be_read(redis: RedisServer, tmp_path: 
     assert found["worker-lost"][0][1].startswith("task_reject_on_worker_lost: x comes back without bound")
 
 
+@pytest.mark.every_rabbit
 def test_doctor_on_rabbitmq(rabbit: RabbitServer, tmp_path: Any) -> None:
     (tmp_path / "hare.py").write_text(
         "import os\n"

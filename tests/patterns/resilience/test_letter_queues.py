@@ -15,6 +15,8 @@ from celery_patterns.resilience.replay import send
 from patterns.resilience.stage import Stage, stage_on
 from servers import RabbitServer, RedisServer, eventually
 
+pytestmark = pytest.mark.every_rabbit
+
 
 @pytest.fixture
 def stage(redis: RedisServer, rabbit: RabbitServer) -> Iterator[Stage]:
