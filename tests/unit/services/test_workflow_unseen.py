@@ -19,38 +19,51 @@ ONE, OTHER = task("one"), task("other")
 QUEUES = {"one": "q", "other": "q"}
 
 
+def look(unseen: Unseen, *tasks: Outstanding, now: datetime, waiting: int = 0) -> list[Outstanding]:
+    """Make one round in which these tasks are not begun."""
+    unseen.begin_round()
+    return unseen.gone(tasks, queues=QUEUES, waiting={"q": waiting}, now=now)
+
+
 def test_a_task_is_gone_if_its_queue_was_empty_twice_far_enough_apart() -> None:
     unseen = Unseen()
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=NOW) == []
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=LATER - timedelta(seconds=1)) == []
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=LATER) == [ONE]
+    assert look(unseen, ONE, now=NOW) == []
+    assert look(unseen, ONE, now=LATER - timedelta(seconds=1)) == []
+    assert look(unseen, ONE, now=LATER) == [ONE]
 
 
 def test_what_was_published_again_has_its_time_again() -> None:
     unseen = Unseen()
-    unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=NOW)
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=LATER) == [ONE]
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=LATER) == []
+    look(unseen, ONE, now=NOW)
+    assert look(unseen, ONE, now=LATER) == [ONE]
+    assert look(unseen, ONE, now=LATER) == []
 
 
 def test_a_queue_with_messages_may_hold_it() -> None:
     unseen = Unseen()
-    unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=NOW)
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 3}, now=LATER) == []
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=LATER) == []
+    look(unseen, ONE, now=NOW)
+    assert look(unseen, ONE, now=LATER, waiting=3) == []
+    assert look(unseen, ONE, now=LATER) == []
 
 
-def test_slices_are_remembered_apart() -> None:
+def test_slices_of_a_round_are_remembered_together() -> None:
     """A sweep shows 500 tasks at a time; those of the slice before are not forgotten meanwhile."""
     unseen = Unseen()
-    unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=NOW)
-    unseen.gone([OTHER], queues=QUEUES, waiting={"q": 0}, now=NOW)
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=LATER) == [ONE]
-    assert unseen.gone([OTHER], queues=QUEUES, waiting={"q": 0}, now=LATER) == [OTHER]
+    for now, expected in ((NOW, []), (LATER, [ONE, OTHER])):
+        found = look(unseen, ONE, now=now) + unseen.gone([OTHER], queues=QUEUES, waiting={"q": 0}, now=now)
+        assert found == expected
 
 
-def test_nothing_missing_forgets_all() -> None:
+def test_what_a_round_does_not_show_is_forgotten() -> None:
     unseen = Unseen()
-    unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=NOW)
-    unseen.clear()
-    assert unseen.gone([ONE], queues=QUEUES, waiting={"q": 0}, now=LATER) == []
+    look(unseen, ONE, now=NOW)
+    look(unseen, now=NOW)
+    assert look(unseen, ONE, now=LATER) == []
+
+
+def test_what_could_not_be_found_out_changes_nothing() -> None:
+    unseen = Unseen()
+    look(unseen, ONE, now=NOW)
+    unseen.begin_round()
+    unseen.keep([ONE, OTHER])
+    assert look(unseen, ONE, OTHER, now=LATER) == [ONE]

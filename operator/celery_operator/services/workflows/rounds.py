@@ -64,12 +64,15 @@ class Rounds:
             now: The time.
             quiet: Whether there has been no progress for so long that starving queues are worth a condition.
         """
+        if self.begins:
+            self._unseen.begin_round()
         found = outstanding(self._graph, state, uid=self._uid, limit=SLICE, after=self._position)
         tasks = list(found)
         self._position = (tasks[-1].step, tasks[-1].index) if len(tasks) == SLICE else None
         try:
             swept = await sweep(self._listener.backend, tasks, now=now)
         except ResultBackendError as error:
+            self._unseen.keep(tasks)
             return Round(backend=Reachability.down(error), stall=Stall.store(error))
         if swept.seen_claims:
             self._listener.heard_agents = True
@@ -88,13 +91,13 @@ class Rounds:
         """Say which of the tasks that nobody has begun are gone, and which queues nobody serves."""
         up, more = Reachability.up(), self._position is not None
         if not never_begun:
-            self._unseen.clear()
             return Round(backend=up, outcomes=outcomes, more=more)
         queue_of = self._queues(state)
         queues = {task.task_id: queue_of(task) for task in never_begun}
         try:
             waiting = await self._broker.waiting(sorted(set(queues.values())))
         except BrokerError as error:
+            self._unseen.keep(never_begun)
             down = Reachability.down(error)
             return Round(backend=up, broker=down, outcomes=outcomes, stall=Stall.store(error), more=more)
         gone = self._unseen.gone(never_begun, queues=queues, waiting=waiting, now=now)

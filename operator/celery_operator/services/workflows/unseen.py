@@ -16,11 +16,18 @@ class Unseen:
     """What was not begun while its queue was empty, and since when. Sweeps show it a slice of the tasks at a time."""
 
     def __init__(self) -> None:
-        self._since: dict[str, datetime] = {}
+        self._before: dict[str, datetime] = {}
+        self._now: dict[str, datetime] = {}
+        """Since when, as it was found in the round before, and so far in this one."""
 
-    def clear(self) -> None:
-        """Nothing is missing."""
-        self._since.clear()
+    def begin_round(self) -> None:
+        """Begin to look at all tasks anew. What the last round has not shown is begun, or has ended."""
+        self._before, self._now = self._now, {}
+
+    def keep(self, tasks: Sequence[Outstanding]) -> None:
+        """Of these tasks nothing could be found out: what was known of them stays."""
+        ids = [task.task_id for task in tasks]
+        self._now |= {task_id: self._before[task_id] for task_id in ids if task_id in self._before}
 
     def gone(
         self, tasks: Sequence[Outstanding], *, queues: Mapping[str, str], waiting: Mapping[str, int], now: datetime
@@ -33,8 +40,10 @@ class Unseen:
         gone: list[Outstanding] = []
         for task in tasks:
             if waiting[queues[task.task_id]]:
-                self._since.pop(task.task_id, None)
-            elif now - self._since.setdefault(task.task_id, now) >= UNSEEN_AFTER:
-                del self._since[task.task_id]
+                continue
+            since = self._before.get(task.task_id, now)
+            if now - since >= UNSEEN_AFTER:
                 gone.append(task)
+            else:
+                self._now[task.task_id] = since
         return gone

@@ -1,0 +1,72 @@
+"""A run's rounds through what it has published find what is gone, however many other tasks run meanwhile."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from celery_operator.api.workflow import CeleryWorkflow
+from celery_operator.domain.messages import Claim
+from celery_operator.domain.workflows.compile import compile_workflow
+from celery_operator.domain.workflows.lookups import outstanding
+from celery_operator.domain.workflows.state import CODES, Code, RunState, StepState, initial_state
+from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.rounds import Rounds
+from celery_operator.services.workflows.sweep import SLICE
+from celery_operator.services.workflows.unseen import UNSEEN_AFTER
+from fakes.brokers import FakeBroker, FakeResultBackend
+from fakes.clock import FakeClock
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+UID = str(uuid.UUID(int=7))
+GONE = 3
+APP = {"connection": {"broker": {"url": "redis://r/0"}, "resultBackend": {"url": "redis://r/1"}}}
+
+
+class Stage:
+    """One step of which the first slice's tasks run, and some more are neither with a worker nor in their queue."""
+
+    def __init__(self) -> None:
+        items = {"range": {"end": SLICE + GONE}}
+        spec = {"app": APP, "dag": {"steps": [{"name": "wide", "map": {"items": items, "task": {"name": "t"}}}]}}
+        self.graph = compile_workflow(CeleryWorkflow.model_validate({"spec": spec}).spec)
+        self.state = self._published(initial_state(self.graph, now=NOW))
+        self.backend, self.broker = FakeResultBackend(), FakeBroker()
+        self.tasks = list(outstanding(self.graph, self.state, uid=UID))
+        self.backend.claimed = {task.task_id: Claim("running") for task in self.tasks[:SLICE]}
+        listener = BackendListener(self.backend, FakeClock())
+        self.rounds = Rounds(uid=UID, graph=self.graph, broker=self.broker, listener=listener)
+
+    @staticmethod
+    def _published(state: RunState) -> RunState:
+        codes = bytes([Code.RUNNING] * SLICE + [Code.PUBLISHED] * GONE)
+        counts = tuple(codes.count(code) for code in range(CODES))
+        return replace(state, steps={"wide": StepState(phase="Running", items=codes, counts=counts)})
+
+    async def round(self, now: datetime) -> list[str]:
+        """Look at all slices; return the ids of what is gone."""
+        gone: list[str] = []
+        more = True
+        while more:
+            found = await self.rounds.look(self.state, now=now, quiet=False)
+            gone += [task.task_id for task in found.gone]
+            more = found.more
+        return gone
+
+
+async def test_tasks_behind_a_slice_in_which_all_run_are_found_gone() -> None:
+    stage = Stage()
+    assert await stage.round(NOW) == []
+    assert await stage.round(NOW + UNSEEN_AFTER) == [task.task_id for task in stage.tasks[SLICE:]]
+
+
+async def test_a_task_that_was_begun_between_two_rounds_has_its_time_again() -> None:
+    stage = Stage()
+    late = stage.tasks[SLICE]
+    assert await stage.round(NOW) == []
+    stage.backend.claimed[late.task_id] = Claim("running")
+    assert await stage.round(NOW + timedelta(seconds=1)) == []
+    del stage.backend.claimed[late.task_id]  # given back: its message is in a queue again, or gone with it
+    assert late.task_id not in await stage.round(NOW + UNSEEN_AFTER)
+    assert await stage.round(NOW + 2 * UNSEEN_AFTER) == [late.task_id]
