@@ -268,6 +268,14 @@ def measure(text: str, *, other: str = "", fail_first: bool = False) -> dict[str
     return {"text": len(text), "other": len(other), "attempt": context.attempt}
 
 
+@task(
+    name="measure_patiently",
+    policies=[PayloadLimit(above="1KB"), Retry(on=OSError, base="100ms", cap="200ms", max=100)],
+)
+def measure_patiently(text: str) -> int:
+    return len(text)
+
+
 @task(bind=True, name="talk", policies=[])
 def talk(_self: PatternTask, word: str) -> str:
     logging.getLogger("shop").info("said %s", word)

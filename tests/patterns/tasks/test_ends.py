@@ -114,6 +114,18 @@ def test_a_payload_that_is_gone_or_damaged_is_the_tasks_failure(blobs: Path, blo
         gone.get(timeout=15)
 
 
+def test_a_place_that_cannot_be_read_for_a_while_is_asked_again(blobs: Path, blob_worker: str) -> None:
+    """An error of the store of payloads is one that the task's Retry is asked about, like the task's own."""
+    result = shop.measure_patiently.apply_async(["w" * 5_000], queue=blob_worker, countdown=1)
+    [stored] = [path for path in blobs.rglob("*") if path.is_file()]
+    aside = stored.rename(blobs / "aside")
+    stored.mkdir()
+    eventually(lambda: result.state == "RETRY")
+    stored.rmdir()
+    aside.rename(stored)
+    assert result.get(timeout=15) == 5_000
+
+
 def test_without_a_place_a_large_call_is_refused_at_once() -> None:
     with pytest.raises(PayloadTooLarge, match=r"its arguments have \d+ bytes, and 1000 are allowed"):
         shop.measure.delay("x" * 5_000)

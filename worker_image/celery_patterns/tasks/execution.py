@@ -31,6 +31,7 @@ from celery_patterns.tasks.policy import (
     Skip,
     Step,
 )
+from celery_patterns.tasks.retry import Retry as RetryPolicy
 from celery_patterns.tasks.state import TaskState
 
 if TYPE_CHECKING:
@@ -108,10 +109,23 @@ class Execution:
     # ---- before
 
     def _prepare(self) -> Decision:
-        """Read the arguments and ask the policies; what goes wrong on the way is the task's failure."""
+        """Read the arguments and ask the policies; what goes wrong on the way is the task's failure.
+
+        An argument that cannot be read at the moment is one that ``Retry`` is asked about. Other policies are not: what
+        they hold or count is about calls that were made.
+        """
         try:
             for policy in self.task.plan.resolve:
                 self._args, self._kwargs = policy.resolve(self.task, self._args, self._kwargs)
+        except Exception as error:
+            retries = [policy for policy in self.task.plan.policies if isinstance(policy, RetryPolicy)]
+            again = next((found for policy in retries if (found := policy.on_failure(self.call, error))), None)
+            self.settle(Outcome.RETRY if again else Outcome.ENDED, error)
+            if again is not None:
+                self.task.send_again(again.seconds, error=error, reason=again.reason)
+            self._give_up(error)
+            raise
+        try:
             self.call = replace(self.call, arguments=bind_arguments(self.task, self._args, self._kwargs))
             decision: Decision = self._admit()
         except Exception as error:
