@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from servers import RabbitServer, RedisServer, rabbitmq_server, redis_server
+from servers import RabbitKind, RabbitServer, RedisKind, RedisServer, redis_server
 
 
 @pytest.fixture(scope="package")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
+def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
+    with redis_server(kind=redis_kind) as server:
         yield server
 
 
 @pytest.fixture(scope="package")
-def rabbit() -> Iterator[RabbitServer]:
-    with rabbitmq_server() as server:
-        yield server
+def rabbit(rabbit_of: Callable[[RabbitKind], RabbitServer], rabbit_kind: RabbitKind) -> RabbitServer:
+    return rabbit_of(rabbit_kind)

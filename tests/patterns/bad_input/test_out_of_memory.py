@@ -11,13 +11,15 @@ import pytest
 from kombu.exceptions import OperationalError
 
 from patterns.bad_input.stage import WITHIN, stage_on
-from servers import RedisServer, eventually, redis_server
+from servers import RedisKind, RedisServer, eventually, redis_server
+
+pytestmark = pytest.mark.every_redis
 
 
 @pytest.fixture
-def full() -> Iterator[RedisServer]:
+def full(redis_kind: RedisKind) -> Iterator[RedisServer]:
     """A Redis that a test can fill."""
-    with redis_server("--maxmemory-policy", "noeviction") as server:
+    with redis_server("--maxmemory-policy", "noeviction", kind=redis_kind) as server:
         yield server
 
 
@@ -102,6 +104,7 @@ def test_result_waits_until_there_is_memory(redis: RedisServer, full: RedisServe
             results: Any = client
             stored = eventually(lambda: results.get(f"celery-task-meta-{sent}"), within=WITHIN, what=worker.log)
         assert b'"status": "SUCCESS"' in stored
-        assert f"the result of task {sent} is stored now" in worker.log()
+        said = f"the result of task {sent} is stored now"
+        eventually(lambda: said in worker.log(), within=WITHIN, what=worker.log)
         assert stage.ran("unstored") == 1
         stage.wait_idle(worker)

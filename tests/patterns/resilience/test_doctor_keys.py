@@ -12,6 +12,8 @@ from celery_patterns.cli import check_redis
 from celery_patterns.cli.findings import Finding
 from servers import RedisServer
 
+pytestmark = pytest.mark.every_redis
+
 DATABASE = 13
 
 
