@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ from celery_patterns.agent import metrics, native
 logger = native.Logger(__name__)
 
 REQUEST_SECONDS = 5.0
-"""A client that has not sent its request by then is cut off."""
+"""A client that is silent for so long is cut off; so is one whose whole request takes longer, when its place is needed."""
 MAX_BODY_BYTES = 4096
 """No endpoint reads a body; a small one is thrown away, a larger one refused."""
 MAX_CONNECTIONS = 32
@@ -97,7 +98,8 @@ class AgentServer(HTTPServer):
         self.answers = answers
         self.token = token
         self._lock = native.new_lock()
-        self._open = 0
+        self._open: dict[Any, float] = {}
+        """The connections that are served, and since when."""
         self._pid = os.getpid()
         self.address_family = socket.AF_INET6 if _dual_stack(host) or ":" in host else socket.AF_INET
         try:
@@ -143,14 +145,34 @@ class AgentServer(HTTPServer):
                 logger.debug("the agent could not accept a connection: %s", error)
                 native.sleep(ACCEPT_RETRY_SECONDS)
                 continue
-            with self._lock:
-                full = self._open >= MAX_CONNECTIONS
-                self._open += not full
-            if full:
+            if not self._admit(request):
                 self.shutdown_request(request)
-            else:
-                serve = functools.partial(self._serve, request, client_address)
+                continue
+            serve = functools.partial(self._serve, request, client_address)
+            try:
                 native.Thread(serve, name="celery-patterns-request").start()
+            except RuntimeError as error:  # no further thread to be had; the next probe may find one
+                logger.debug("the agent could not serve a connection: %s", error)
+                self._dismiss(request)
+
+    def _admit(self, request: Any) -> bool:
+        """Give a connection a place: a free one, or that of one whose request is overdue."""
+        now = time.monotonic()
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                for overdue in [each for each, since in self._open.items() if now - since > REQUEST_SECONDS]:
+                    del self._open[overdue]
+                    _cut_off(overdue)
+            admitted = len(self._open) < MAX_CONNECTIONS
+            if admitted:
+                self._open[request] = now
+        return admitted
+
+    def _dismiss(self, request: Any) -> None:
+        """Close a connection and free its place."""
+        self.shutdown_request(request)
+        with self._lock:
+            self._open.pop(request, None)
 
     def _serve(self, request: Any, client_address: Any) -> None:
         """Serve one connection."""
@@ -159,13 +181,19 @@ class AgentServer(HTTPServer):
         except Exception:  # noqa: BLE001 - clients come and go
             self.handle_error(request, client_address)
         finally:
-            self.shutdown_request(request)
-            with self._lock:
-                self._open -= 1
+            self._dismiss(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override] # noqa: ARG002
         """Note a broken connection; clients come and go."""
         logger.debug("a client of the agent went away: %s: %s", client_address, sys.exc_info()[1])
+
+
+def _cut_off(request: Any) -> None:
+    """End a connection under whoever reads from it."""
+    try:
+        request.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # it has just ended
 
 
 def _dual_stack(host: str) -> bool:
