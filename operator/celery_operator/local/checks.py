@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +55,7 @@ def check(documents: Sequence[Document]) -> Findings:
     for document in documents:
         if document.manifest["kind"] == "Secret":
             known.secrets[key_of(document.manifest)] = document.manifest
+            found.wrong.extend(_wrong_secret(document))
         if document.manifest["kind"] not in OUR_KINDS:
             continue
         try:
@@ -75,6 +78,23 @@ def check(documents: Sequence[Document]) -> Findings:
         found.missing.extend(_missing(document, model.spec, known))
         found.doubtful.extend(_unserved_queues(document, model, known))
     return found
+
+
+def _wrong_secret(document: Document) -> Iterator[Problem]:
+    """Yield what the API server would refuse in a Secret. No value is ever shown."""
+    for part in ("data", "stringData"):
+        values = document.manifest.get(part)
+        if values is None:
+            continue
+        if not isinstance(values, Mapping):
+            kind = "a list" if isinstance(values, list) else f"{type(values).__name__}"
+            yield document.problem(f"expected names with values, not {kind}", part)
+            continue
+        for key, value in values.items() if part == "data" else ():
+            try:
+                base64.b64decode("".join(str(value).split()), validate=True)
+            except (binascii.Error, ValueError):
+                yield document.problem("not base64: write plain text under stringData", f"{part}.{key}")
 
 
 def _plan(model: Model) -> None:

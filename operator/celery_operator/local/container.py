@@ -134,7 +134,7 @@ class _Sources:
         self._lookup = lookup
 
     def data(self, kind: str, name: str, *, optional: bool) -> dict[str, bytes]:
-        """Return the keys of a Secret or ConfigMap."""
+        """Return the keys of a Secret or ConfigMap. Raises LaunchError."""
         namespace = self._pod["metadata"]["namespace"]
         found = self._lookup(kind, ObjectKey(namespace, name))
         if found is None:
@@ -153,7 +153,7 @@ class _Sources:
                 data = self.data(kind, ref["name"], optional=optional)
                 if ref["key"] not in data and not optional:
                     raise LaunchError(f"couldn't find key {ref['key']} in {kind} {ref['name']}")
-                return data[ref["key"]].decode() if ref["key"] in data else None
+                return _text(data[ref["key"]], kind, ref["name"], ref["key"]) if ref["key"] in data else None
         if "fieldRef" in source:
             return self.field(source["fieldRef"]["fieldPath"])
         raise LaunchError(f"local mode cannot set {variable['name']} from {', '.join(source)}")
@@ -178,6 +178,14 @@ class _Sources:
         return str(fields[path])
 
 
+def _text(value: bytes, kind: str, name: str, key: str) -> str:
+    """Return what a variable can hold."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise LaunchError(f"key {key} of {kind} {name} is no text and cannot be a variable: mount it") from None
+
+
 def data_of(manifest: Manifest) -> dict[str, bytes]:
     """Return the keys and values of a Secret or ConfigMap, decoded."""
     data = manifest.get("data") or {}
@@ -191,8 +199,9 @@ def _environment(container: Mapping[str, Any], sources: _Sources) -> dict[str, s
     for source in container.get("envFrom", []):
         for word, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
             if word in source:
-                data = sources.data(kind, source[word]["name"], optional=bool(source[word].get("optional", False)))
-                env |= {source.get("prefix", "") + key: value.decode() for key, value in data.items()}
+                name, prefix = source[word]["name"], source.get("prefix", "")
+                data = sources.data(kind, name, optional=bool(source[word].get("optional", False)))
+                env |= {prefix + key: _text(value, kind, name, key) for key, value in data.items()}
     for variable in container.get("env", []):
         if "valueFrom" in variable:
             value = sources.value(variable)

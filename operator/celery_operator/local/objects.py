@@ -181,12 +181,15 @@ class ObjectStore:
 
 
 def _normal(manifest: Manifest) -> Manifest:
-    """Return a copy in the form that the server keeps: a Secret's ``stringData`` is encoded into ``data``."""
+    """Return a copy in the form that the server keeps: all of a Secret is in ``data``, each value in one line."""
     new = copy.deepcopy(manifest)
-    plain = new.pop("stringData", None)
-    if plain and new["kind"] == "Secret":
-        encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.items()}
-        new["data"] = {**(new.get("data") or {}), **encoded}
+    if new["kind"] != "Secret":
+        return new
+    plain = new.pop("stringData", None) or {}
+    encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in plain.items()}
+    if new.get("data") or encoded:
+        given = {key: "".join(str(value).split()) for key, value in (new.get("data") or {}).items()}
+        new["data"] = {**given, **encoded}
     return new
 
 

@@ -69,6 +69,14 @@ BAD = {
         SECRET + APP.replace('{url: "redis://redis/0"}', FROM_SECRET) + POOL,
         "broker.urlFrom.secretKeyRef.key: Secret s has no key brokr; it has broker. Did you mean broker?",
     ),
+    "a Secret whose data is not encoded": (
+        SECRET.replace("stringData", "data") + APP,
+        "Secret s data.broker: not base64: write plain text under stringData",
+    ),
+    "a Secret whose data is a list": (
+        SECRET.replace('stringData: {broker: "redis://:pw@redis/0"}', "data: [x]") + APP,
+        "Secret s data: expected names with values, not a list",
+    ),
     "a URL that cannot be read": (
         APP.replace("redis://redis/0", "redis//redis") + POOL,
         "spec.connection.broker.url: the broker URL cannot be read: expected SCHEME://HOST:PORT/",

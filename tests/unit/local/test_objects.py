@@ -143,9 +143,10 @@ def test_watchers_see_every_change_in_order(store: ObjectStore) -> None:
 
 
 def test_a_secrets_plain_values_are_kept_encoded(store: ObjectStore) -> None:
-    created = store.create(thing("Secret", stringData={"key": "value"}, data={"other": "eA=="}))
+    data = {"other": "eA==", "block": "ZnJh\nbWVk\n"}
+    created = store.create(thing("Secret", stringData={"key": "value"}, data=data))
     assert "stringData" not in created
-    assert created["data"] == {"key": "dmFsdWU=", "other": "eA=="}
+    assert created["data"] == {"key": "dmFsdWU=", "other": "eA==", "block": "ZnJhbWVk"}
 
 
 def test_namespaces_are_apart(store: ObjectStore) -> None:
