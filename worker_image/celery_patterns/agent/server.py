@@ -20,7 +20,7 @@ from celery_patterns.agent import metrics, native
 logger = native.Logger(__name__)
 
 REQUEST_SECONDS = 5.0
-"""A client that is silent for so long is cut off; so is one whose whole request takes longer, when its place is needed."""
+"""A client that is silent for so long is cut off; one whose request takes longer, as soon as its place is needed."""
 MAX_BODY_BYTES = 4096
 """No endpoint reads a body; a small one is thrown away, a larger one refused."""
 MAX_CONNECTIONS = 32
