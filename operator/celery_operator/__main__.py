@@ -69,12 +69,12 @@ async def operate(settings: Settings) -> None:
         lag = asyncio.create_task(watch_loop(metrics, clock), name="watch the event loop")
         stack.callback(lag.cancel)
         log.info("started", version=__version__, identity=identity, namespaces=settings.watch_namespaces or "all")
+        stack.push_async_callback(election.release)  # also if the lease comes in the moment of the end
         acquiring = asyncio.create_task(election.acquire(), name="acquire the lease")
         await first_of(acquiring, asyncio.create_task(stop.wait(), name="wait for the end"))
         if stop.is_set():
             acquiring.cancel()
             return
-        stack.push_async_callback(election.release)
         await lead(settings, election, api=api, clock=clock, metrics=metrics, stop=stop, stack=stack)
 
 
