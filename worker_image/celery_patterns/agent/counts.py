@@ -14,6 +14,10 @@ TRIES = 20
 """A set that another thread changes cannot be iterated just then; it is small, so a few tries are enough."""
 
 
+class StillChanging(RuntimeError):  # noqa: N818 - it says why there is no number
+    """A set of requests changed during each look at it: how many it holds is unknown for the moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Tasks that a worker has taken from the broker, by what becomes of them."""
@@ -33,7 +37,11 @@ class Held:
 
 
 def count(consumer: Any) -> Held:
-    """Count what is held now; ``consumer`` may be None before the first connection."""
+    """Count what is held now; ``consumer`` may be None before the first connection.
+
+    Raises:
+        StillChanging: If the sets cannot be looked through just then.
+    """
     active = _copy(state.active_requests)
     scheduled = _scheduled(consumer) - active
     reserved = _copy(state.reserved_requests) - active - scheduled
@@ -51,7 +59,7 @@ def count(consumer: Any) -> Held:
 
 
 def held_total(consumer: Any) -> int:
-    """Count all that is held."""
+    """Count all that is held. Raises StillChanging as count() does."""
     return count(consumer).total
 
 
@@ -87,4 +95,4 @@ def _copy(requests: Any) -> set[Any]:
             return set(requests)
         except RuntimeError:
             continue
-    return set()
+    raise StillChanging("the worker's sets of requests change all the time")

@@ -24,10 +24,10 @@ class Drain:
     """The drain of one worker.
 
     Args:
-        held: Returns how many tasks the worker holds (active, reserved and scheduled).
+        held: Returns whether the worker holds any task (active, reserved or scheduled).
     """
 
-    def __init__(self, held: Callable[[], int]) -> None:
+    def __init__(self, held: Callable[[], bool]) -> None:
         self._held = held
         self._lock = native.new_lock()
         self._consumer: Any = None

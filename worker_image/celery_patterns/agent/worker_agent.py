@@ -50,7 +50,7 @@ class WorkerAgent:
         self.hostname = str(worker.hostname)
         self.guard = Guard(worker.app, self.hostname, settings)
         self.liveness = Liveness()
-        self.drain = Drain(lambda: counts.held_total(self._consumer))
+        self.drain = Drain(self._holds_something)
         self.metrics = Metrics(self.state, settings.pool, self.hostname, self._waiting_letters)
         self.lease = Lease(worker.app, settings.message_lease_seconds)
         self._redis = is_redis_backend(worker.app.backend)
@@ -219,9 +219,16 @@ class WorkerAgent:
 
     def _observe(self) -> None:
         self.drain.observe()
-        if counts.held_total(self._consumer):
+        if self._holds_something():
             with self._lock:
                 self._held_at = time.monotonic()
+
+    def _holds_something(self) -> bool:
+        """Whether any task is held; what cannot be counted just then is taken for something."""
+        try:
+            return counts.held_total(self._consumer) > 0
+        except counts.StillChanging:
+            return True
 
     @property
     def _undertaker(self) -> Any:
