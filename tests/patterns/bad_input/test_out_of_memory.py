@@ -28,6 +28,7 @@ def fill(server: RedisServer, *, full: bool) -> None:
         client.config_set("maxmemory", "1" if full else "0")
 
 
+@pytest.mark.one_redis
 @pytest.mark.parametrize("acks", ["late", "early"])
 def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_later(
     redis: RedisServer, full: RedisServer, acks: str

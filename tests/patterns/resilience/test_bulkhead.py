@@ -76,6 +76,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.one_redis
 def test_living_holder_outlasts_its_lease_and_a_killed_one_does_not(store: Store, redis: RedisServer) -> None:
     bulkhead = Bulkhead(store, "db", 1, lease_seconds=1)
     with subprocess.Popen([sys.executable, "-c", HOLDER, redis.url(3)], stdout=subprocess.PIPE) as holder:

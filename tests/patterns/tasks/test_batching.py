@@ -58,6 +58,7 @@ def test_items_work_in_a_chord(key: str) -> None:
     assert sorted(item["row"] for item in answer) == [0, 1, 2]
 
 
+@pytest.mark.one_redis
 def test_items_of_a_flush_that_was_killed_are_worked_off(start_worker: StartWorker, store: Store, key: str) -> None:
     with start_worker(queues=key, concurrency=2) as worker:
         rows = ["kill", "b", "c", "d", "e"]

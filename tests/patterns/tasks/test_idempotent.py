@@ -113,6 +113,7 @@ def test_after_the_kill_of_a_whole_worker_the_next_one_runs_it(
     assert [entry["event"] for entry in ledger(key)] == ["start", "start", "finish"]
 
 
+@pytest.mark.one_redis
 def test_a_flush_in_mid_run_loses_the_memory_and_nothing_else(
     store: Store, ledger: Ledger, wait_start: WaitStart, key: str
 ) -> None:

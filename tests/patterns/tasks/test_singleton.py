@@ -49,6 +49,7 @@ def test_return_existing_gives_the_first_ones_handle(ledger: Ledger, key: str) -
     assert len(ledger(key, "start")) == 1
 
 
+@pytest.mark.one_redis
 def test_coalesce_lets_one_run_and_one_wait(ledger: Ledger, wait_start: WaitStart, key: str) -> None:
     first = shop.refresh.delay(key, 0.6)
     wait_start(key)
@@ -82,6 +83,7 @@ def test_a_lock_is_free_once_its_child_is_killed(
     assert second["fence"] > first["fence"]
 
 
+@pytest.mark.one_redis
 def test_a_lock_of_a_killed_worker_ends_with_its_lease(
     start_worker: StartWorker, wait_start: WaitStart, key: str
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_lock_of_a_killed_worker_ends_with_its_lease(
     assert time.monotonic() - killed < shop.LEASE_SECONDS + 5  # noqa: TID251 - the rest is the second worker's start
 
 
+@pytest.mark.one_redis
 def test_the_lock_is_kept_while_the_lease_is_renewed(wait_start: WaitStart, key: str) -> None:
     first = shop.report.delay(key, 2.5 * shop.LEASE_SECONDS)
     wait_start(key)
