@@ -115,6 +115,7 @@ async def test_claims_of_the_guard_are_seen_by_the_servers_clock(backend: Result
         alive: Claim("running", worker="w1"),
         lapsed: Claim("running", worker="w4", lease_over=True, seconds_since_lease=ago, starts=2),
         done: Claim("done", worker="w2"),
+        given_back: Claim("returned", worker="w3"),
     }
 
 

@@ -135,26 +135,21 @@ class RedisResultBackend:
         return results
 
     async def claims(self, task_ids: Sequence[str]) -> Mapping[str, Claim]:
-        """See the port. Celery's own retries are followed: the claim is that of the last one that began.
-
-        A claim that its worker gave back (its message went back to the queue) is as if the attempt had not begun.
-        """
+        """See the port. Celery's own retries are followed: the claim is that of the last one that began."""
         claims: dict[str, Claim] = {}
         asked: Sequence[str] = task_ids
         for retries in range(MOST_RETRIES):
-            found: dict[str, Claim | None] = {}
+            found: dict[str, Claim] = {}
             for ids in _chunks(asked):
                 found |= await self._claims_of(ids, retries)
-            claims |= {task_id: claim for task_id, claim in found.items() if claim is not None}
-            for task_id in [task_id for task_id, claim in found.items() if claim is None]:
-                claims.pop(task_id, None)
-            asked = [task_id for task_id, claim in found.items() if claim is not None and claim.state == CLAIM_DONE]
+            claims |= found
+            asked = [task_id for task_id, claim in found.items() if claim.state == CLAIM_DONE]
             if not asked:
                 break
         return claims
 
-    async def _claims_of(self, task_ids: Sequence[str], retries: int) -> dict[str, Claim | None]:
-        """Return the claims on one of Celery's retries; None for one that was given back."""
+    async def _claims_of(self, task_ids: Sequence[str], retries: int) -> dict[str, Claim]:
+        """Return the claims on one of Celery's retries."""
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         for task_id in task_ids:
@@ -270,8 +265,8 @@ def _announced(message: Mapping[str, Any]) -> list[Announcement]:
     return [found for found in map(Announcement.from_json, entries) if found is not None]
 
 
-def decode_claim(record: Sequence[bytes | None], now_ms: int) -> Claim | None:
-    """Read (state, worker, until, starts) as the guard writes them; None for a claim that was given back."""
+def decode_claim(record: Sequence[bytes | None], now_ms: int) -> Claim:
+    """Read (state, worker, until, starts) as the guard writes them."""
     state, worker, until, starts = (value.decode() if value else "" for value in record)
     until_ms = int(until or 0)
     common: dict[str, Any] = {"worker": worker, "starts": int(starts or 0)}
@@ -280,7 +275,7 @@ def decode_claim(record: Sequence[bytes | None], now_ms: int) -> Claim | None:
     if state == CLAIM_ABANDONED:
         return Claim(state="abandoned", **common)
     if state != CLAIM_RUNNING or until_ms == 0:
-        return None
+        return Claim(state="returned", **common)
     over = until_ms <= now_ms
     return Claim(
         state="running", lease_over=over, seconds_since_lease=(now_ms - until_ms) / 1000 if over else 0.0, **common

@@ -53,7 +53,8 @@ class TaskResult:
 class Claim:
     """A worker's claim on an attempt, as the result backend's server sees it now."""
 
-    state: Literal["running", "done", "abandoned"]
+    state: Literal["running", "done", "abandoned", "returned"]
+    """``returned``: its worker gave it back before the end, and its message with it."""
     worker: str = ""
     lease_over: bool = False
     """Running, but not renewed in time: its worker is dead or cut off."""

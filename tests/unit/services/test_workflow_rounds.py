@@ -61,6 +61,17 @@ async def test_tasks_behind_a_slice_in_which_all_run_are_found_gone() -> None:
     assert await stage.round(NOW + UNSEEN_AFTER) == [task.task_id for task in stage.tasks[SLICE:]]
 
 
+async def test_a_task_that_had_begun_and_was_given_back_is_found_gone_too() -> None:
+    """Its worker was drained, and then the broker lost what had been given back: nobody else would ever run it."""
+    stage = Stage()
+    begun = stage.tasks[0]
+    stage.backend.claimed[begun.task_id] = Claim("returned", worker="w")
+    found = await stage.rounds.look(stage.state, now=NOW, quiet=False)
+    assert [(each.index, each.state) for each in found.outcomes if each.index == 0] == [(0, "retrying")]
+    await stage.round(NOW)
+    assert (await stage.round(NOW + UNSEEN_AFTER))[0] == begun.task_id
+
+
 async def test_a_task_that_was_begun_between_two_rounds_has_its_time_again() -> None:
     stage = Stage()
     late = stage.tasks[SLICE]

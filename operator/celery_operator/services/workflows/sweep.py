@@ -44,7 +44,7 @@ class Swept:
 
     outcomes: tuple[Outcome, ...] = ()
     never_begun: tuple[Outstanding, ...] = ()
-    """Published, but no worker has claimed them and no result exists: waiting, or gone with the broker's data."""
+    """Published, but no worker holds a claim on them and no result exists: waiting, or gone with the broker's data."""
     seen_claims: bool = False
     """True if any claim was found: workers guard attempts here."""
 
@@ -80,6 +80,11 @@ async def sweep(backend: ResultBackend, tasks: Sequence[Outstanding], *, now: da
             worker = claim.worker if claim else ""
             message = f"worker {worker or 'unknown'} died or was cut off while it ran this attempt"
             outcomes.append(_outcome(task, "lost", now, exception="WorkerLost", message=message, worker=worker))
+        elif claim is not None and claim.state == "returned":
+            if task.running:
+                outcomes.append(_outcome(task, "retrying", now))
+            if result is None:
+                never_begun.append(task)
         elif claim is not None:
             outcomes.append(_outcome(task, "started", now, worker=claim.worker))
         elif result is None:
