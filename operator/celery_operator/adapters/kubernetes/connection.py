@@ -17,6 +17,15 @@ import structlog
 import yaml
 from kubernetes.aio import client, config
 from kubernetes.aio.config import ConfigException
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_any,
+    stop_before_delay,
+    wait_exponential,
+)
 
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import ClusterError, Conflict, Gone
@@ -143,19 +152,16 @@ class ApiConnection:
         Raises Gone (404 for an object), Conflict (409), ClusterError (everything else).
         """
         url = f"{path}?{query}" if query else path
-        time = asyncio.get_running_loop().time
-        last_try = time() + LAST_TRY_SECONDS
-        for number in range(TRIES):
-            try:
-                return await self._try(method, url, body, content_type)
-            except _Transient as error:
-                failed = error
-            back_off = min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS) * random.uniform(1, 2)
-            pause = max(failed.after, back_off)
-            if (failed.reached and not idempotent) or time() + pause > last_try:
-                break
-            await asyncio.sleep(pause)
-        raise ClusterError(failed.message, failed.reason) from failed
+        tries = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, _Transient) and (idempotent or not error.reached)),
+            wait=_pause,
+            stop=stop_any(stop_after_attempt(TRIES), stop_before_delay(LAST_TRY_SECONDS)),
+            reraise=True,
+        )
+        try:
+            return await tries(self._try, method, url, body, content_type)
+        except _Transient as error:
+            raise ClusterError(error.message, error.reason) from error
 
     async def _try(self, method: Method, url: str, body: Any, content_type: str) -> Manifest:
         answer = await self._send(method, url, body, content_type)
@@ -198,6 +204,15 @@ class ApiConnection:
 
 
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+
+_back_off = wait_exponential(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+
+
+def _pause(tries: RetryCallState) -> float:
+    """Return the seconds before the next try: what the server asks for, if that is longer than our own back-off."""
+    failed = tries.outcome.exception() if tries.outcome is not None else None
+    asked = failed.after if isinstance(failed, _Transient) else 0.0
+    return max(asked, _back_off(tries) * random.uniform(1, 2))
 
 
 def _decode(body: bytes, method: Method, url: str) -> Manifest:
