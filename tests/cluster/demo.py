@@ -35,6 +35,8 @@ from support.release import BUNDLED_REDIS, DEMO_NAME, DEMO_NAMESPACE, Release
 EXAMPLE = CHECKOUT / "examples" / "04-word-count.yaml"
 NAMESPACE = DEMO_NAMESPACE
 """Of the release and of the example: there the bundled Redis has the name that the examples give it."""
+RESOURCES = tuple(f"{kind}.celery-operator.dev" for kind in ("celeryworkflows", "celeryworkerpools", "celeryapps"))
+"""By name: where the CRDs are new, kubectl remembers that there is no category `celery` for some minutes."""
 WITHIN = timedelta(minutes=5)
 IDLE_WITHIN = timedelta(minutes=1)
 """How long the pool may take to shrink to nothing after the work is done."""
@@ -72,7 +74,8 @@ class Demo:
         self._cluster.kubectl("apply", "--server-side", "-f", "-", stdin=namespace)
         self._release.upgrade(BUNDLED_REDIS)
         # A workflow runs once: what an earlier demonstration left would be shown as its result.
-        self._cluster.kubectl("delete", "celery", "--all", "-n", NAMESPACE, "--ignore-not-found")
+        for resource in RESOURCES:
+            self._cluster.kubectl("delete", resource, "--all", "-n", NAMESPACE, "--ignore-not-found")
 
     def _apply(self) -> None:
         text = EXAMPLE.read_text(encoding="utf-8")

@@ -32,10 +32,10 @@ def letters(stage: Stage) -> Iterator[LetterQueues]:
 
 
 def test_worker_keeps_letters_on_the_broker_and_they_can_be_replayed(stage: Stage, letters: LetterQueues) -> None:
-    env = {"CELERY_PATTERNS_DEAD_LETTERS_ON": "broker"}
+    env, key = {"CELERY_PATTERNS_DEAD_LETTERS_ON": "broker"}, stage.queue  # the ledger is shared by both brokers' tests
     with stage.worker(env=env, concurrency=2) as worker:
         stage.publish("{not json", content_type="application/json", content_encoding="utf-8", headers={"mine": 1})
-        sent = stage.send("fail", "k1", 7)
+        sent = stage.send("fail", key, 7)
         found = eventually(
             lambda: len(list(letters.scan(stage.queue))) == 2 and list(letters.scan(stage.queue, newest_first=False)),
             what=worker.log,
@@ -46,11 +46,11 @@ def test_worker_keeps_letters_on_the_broker_and_they_can_be_replayed(stage: Stag
         failed = by_reason["failed"]
         assert (failed.message.task_id, failed.attempts, failed.queue) == (sent, 2, stage.queue)
         assert failed.error == "ValueError: the amount 7 is wrong"
-        assert json.loads(failed.message.body)[0] == ["k1", 7]
+        assert json.loads(failed.message.body)[0] == [key, 7]
         with stage.app.producer_pool.acquire() as producer:
             send(producer, failed)
         assert letters.remove(stage.queue, [failed.id]) == 1
-        eventually(lambda: stage.ran("k1") == 4, what=worker.log)
+        eventually(lambda: stage.ran(key) == 4, what=worker.log)
         eventually(lambda: len(list(letters.scan(stage.queue))) == 2, what=worker.log)
 
 
