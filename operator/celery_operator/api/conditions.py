@@ -87,6 +87,8 @@ class Reason(StrEnum):
     """Stalled=False."""
     NO_WORKERS_FOR_QUEUE = "NoWorkersForQueue"
     """Stalled=True on workflows: tasks wait in a queue that no ready worker consumes."""
+    TASKS_OUT_OF_SIGHT = "TasksOutOfSight"
+    """Stalled=True on workflows: tasks left their queue, and nobody tells that they run; see ``lostAfterSeconds``."""
     STORE_UNREACHABLE = "StoreUnreachable"
     """Stalled=True on workflows: broker or result backend cannot be reached; the run goes on when they can."""
     # ScalingActive, ScalingLimited

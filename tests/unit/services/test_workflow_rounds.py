@@ -6,6 +6,7 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from celery_operator.api.conditions import Reason
 from celery_operator.api.workflow import CeleryWorkflow
 from celery_operator.domain.messages import Claim
 from celery_operator.domain.workflows.compile import compile_workflow
@@ -81,3 +82,21 @@ async def test_a_task_that_was_begun_between_two_rounds_has_its_time_again() -> 
     del stage.backend.claimed[late.task_id]  # given back: its message is in a queue again, or gone with it
     assert late.task_id not in await stage.round(NOW + UNSEEN_AFTER)
     assert await stage.round(NOW + 2 * UNSEEN_AFTER) == [late.task_id]
+
+
+async def test_tasks_that_left_their_queue_unseen_are_told_of_where_no_agent_was_heard() -> None:
+    """They are not published again, since a worker without the agent may run them; but nobody waits in silence."""
+    stage = Stage()
+    stage.backend.claimed = {}
+    alone = replace(stage.state.steps["wide"], items=bytes([Code.PUBLISHED]), counts=_one(Code.PUBLISHED))
+    state = replace(stage.state, steps={"wide": alone})
+    for later, stalled in ((0, False), (59, False), (60, True), (90, True)):
+        found = await stage.rounds.look(state, now=NOW + timedelta(seconds=later), quiet=later >= 30)
+        assert (found.gone, found.stall is not None) == ((), stalled)
+    assert found.stall is not None
+    assert found.stall.reason == Reason.TASKS_OUT_OF_SIGHT
+    assert found.stall.message.startswith("1 tasks have left celery, and no worker with the agent has begun them")
+
+
+def _one(code: Code) -> tuple[int, ...]:
+    return tuple(int(each == code) for each in range(CODES))

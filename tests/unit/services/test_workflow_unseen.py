@@ -19,10 +19,22 @@ ONE, OTHER = task("one"), task("other")
 QUEUES = {"one": "q", "other": "q"}
 
 
-def look(unseen: Unseen, *tasks: Outstanding, now: datetime, waiting: int = 0) -> list[Outstanding]:
+def look(
+    unseen: Unseen, *tasks: Outstanding, now: datetime, waiting: int = 0, guarded: bool = True
+) -> list[Outstanding]:
     """Make one round in which these tasks are not begun."""
     unseen.begin_round()
-    return unseen.gone(tasks, queues=QUEUES, waiting={"q": waiting}, now=now)
+    return unseen.gone(tasks, queues=QUEUES, waiting={"q": waiting}, now=now, guarded=guarded)
+
+
+def test_where_no_worker_tells_what_it_begins_a_task_is_gone_after_its_own_time_and_stays_so() -> None:
+    """A worker without the agent may run it: it is not published again, only told of, for as long as that lasts."""
+    unseen = Unseen()
+    late = NOW + timedelta(seconds=ONE.lost_after)
+    assert look(unseen, ONE, now=NOW, guarded=False) == []
+    assert look(unseen, ONE, now=LATER, guarded=False) == []
+    assert look(unseen, ONE, now=late, guarded=False) == [ONE]
+    assert look(unseen, ONE, now=late, guarded=False) == [ONE]
 
 
 def test_a_task_is_gone_if_its_queue_was_empty_twice_far_enough_apart() -> None:
@@ -50,7 +62,9 @@ def test_slices_of_a_round_are_remembered_together() -> None:
     """A sweep shows 500 tasks at a time; those of the slice before are not forgotten meanwhile."""
     unseen = Unseen()
     for now, expected in ((NOW, []), (LATER, [ONE, OTHER])):
-        found = look(unseen, ONE, now=now) + unseen.gone([OTHER], queues=QUEUES, waiting={"q": 0}, now=now)
+        found = look(unseen, ONE, now=now) + unseen.gone(
+            [OTHER], queues=QUEUES, waiting={"q": 0}, now=now, guarded=True
+        )
         assert found == expected
 
 

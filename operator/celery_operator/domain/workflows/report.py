@@ -70,6 +70,16 @@ class Stall:
             f"tasks wait in {', '.join(queues)} and no worker takes them: start a pool for them",
         )
 
+    @classmethod
+    def out_of_sight(cls, count: int, queues: list[str]) -> Stall:
+        """Tasks have left their queue, and nobody tells that they run: no worker with the agent has been heard of."""
+        return cls(
+            Reason.TASKS_OUT_OF_SIGHT,
+            f"{count} tasks have left {', '.join(queues)}, and no worker with the agent has begun them: workers without it "
+            "may run them (raise lostAfterSeconds above the time they take), or the broker has lost them; they are "
+            "published again once a worker with the agent is heard, and without agents the workflow has to be run again",
+        )
+
 
 def report(
     *,

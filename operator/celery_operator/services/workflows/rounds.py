@@ -100,15 +100,19 @@ class Rounds:
             self._unseen.keep(never_begun)
             down = Reachability.down(error)
             return Round(backend=up, broker=down, outcomes=outcomes, stall=Stall.store(error), more=more)
-        gone = self._unseen.gone(never_begun, queues=queues, waiting=waiting, now=now)
+        guarded = self._listener.heard_agents
+        gone = self._unseen.gone(never_begun, queues=queues, waiting=waiting, now=now, guarded=guarded)
         starved = sorted({queue for queue in queues.values() if waiting[queue]})
+        stall = Stall.no_workers(starved) if starved and starving else None
+        if gone and not guarded:
+            stall = Stall.out_of_sight(len(gone), sorted({queues[task.task_id] for task in gone}))
         return Round(
             backend=up,
             broker=up,
             outcomes=outcomes,
             # Without agents a task might run twice: it is not known whether a worker has begun it.
-            gone=tuple(gone) if self._listener.heard_agents else (),
-            stall=Stall.no_workers(starved) if starved and starving else None,
+            gone=tuple(gone) if guarded else (),
+            stall=stall,
             more=more,
         )
 

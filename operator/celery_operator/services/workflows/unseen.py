@@ -30,20 +30,32 @@ class Unseen:
         self._now |= {task_id: self._before[task_id] for task_id in ids if task_id in self._before}
 
     def gone(
-        self, tasks: Sequence[Outstanding], *, queues: Mapping[str, str], waiting: Mapping[str, int], now: datetime
+        self,
+        tasks: Sequence[Outstanding],
+        *,
+        queues: Mapping[str, str],
+        waiting: Mapping[str, int],
+        now: datetime,
+        guarded: bool,
     ) -> list[Outstanding]:
-        """Return those of these tasks that neither a worker nor a queue has any more, and forget them.
+        """Return those of these tasks that neither a worker nor a queue has any more.
 
-        ``tasks`` were not begun; ``queues`` says by task id where each was published, ``waiting`` how many messages are
-        in each queue.
+        Args:
+            tasks: What was not begun.
+            queues: By task id, where each was published.
+            waiting: How many messages are in each queue.
+            now: The time.
+            guarded: Whether workers tell what they begin. Then what is returned is forgotten, as it is published again.
+                Otherwise a worker may run it silently: it is returned once its ``lost_after`` is over, each time.
         """
         gone: list[Outstanding] = []
         for task in tasks:
             if waiting[queues[task.task_id]]:
                 continue
             since = self._before.get(task.task_id, now)
-            if now - since >= UNSEEN_AFTER:
+            is_gone = now - since >= (UNSEEN_AFTER if guarded else timedelta(seconds=task.lost_after))
+            if is_gone:
                 gone.append(task)
-            else:
+            if not (is_gone and guarded):
                 self._now[task.task_id] = since
         return gone
