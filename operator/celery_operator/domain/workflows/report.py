@@ -75,8 +75,8 @@ class Stall:
         """Tasks have left their queue, and nobody tells that they run: no worker with the agent has been heard of."""
         return cls(
             Reason.TASKS_OUT_OF_SIGHT,
-            f"{count} tasks have left {', '.join(queues)}, and no worker with the agent has begun them. Workers without "
-            "it may run them (raise lostAfterSeconds above the time they take), or the broker has lost them. They are "
+            f"{count} tasks have left {', '.join(queues)}, and no worker with the agent has begun them. Workers "
+            "without it may run them (raise lostAfterSeconds above their time), or the broker has lost them. They are "
             "published again once a worker with the agent is heard; without agents the workflow has to be run again",
         )
 
