@@ -98,7 +98,7 @@ cluster-clean: $(VENV)/.installed ## Stop it and remove the cache too
 .PHONY: test-cluster
 test-cluster: cluster-up ## The tests on the cluster that cluster-up started, and on no other
 	@$(HARNESS) images operator worker redis rabbitmq
-	@$(BIN)/pytest -v --timeout=900 tests/cluster $(PYTEST_ARGS)
+	@$(BIN)/pytest -v --timeout=900 --durations=20 tests/cluster $(PYTEST_ARGS)
 
 .PHONY: bench-workflows
 bench-workflows: cluster-up ## Time per step, fan-out and throughput of workflows, beside the bare floor (ARGS=--quick)
