@@ -34,9 +34,14 @@ def release(cluster: Cluster) -> Release:
 
 
 @pytest.fixture
-def operator(release: Release) -> Release:
-    """The operator with two ready replicas, one of which leads, however the test before left it."""
-    release.mend()
+def operator(release: Release, request: pytest.FixtureRequest) -> Release:
+    """The operator with two ready replicas, one of which leads, however the test before left it.
+
+    It has the chart's ordinary values, or those of the marker ``operator_env``: environment variables by name.
+    """
+    marker = request.node.get_closest_marker("operator_env")
+    env = [{"name": name, "value": value} for name, value in marker.kwargs.items()] if marker else []
+    release.mend({"env": env} if env else None)
     return release
 
 

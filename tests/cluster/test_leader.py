@@ -20,12 +20,19 @@ ITEMS = 400
 SECONDS = 0.5
 """At most eight items a second, fifty seconds in all: five leaders have something to do even where deleting a pod and
 seeing that it is gone takes several seconds each time. Each publishes ten more before it is killed in its turn."""
+FEWER_ITEMS = 240
+"""Enough for two leaders: while the first stands still nothing new is published."""
 PROGRESS = 10
 FAILPOINT_EXIT = 70
 GIVEN_BACK_SECONDS = 12.0
 """Less than the lease lasts after the renewals that a leader makes before it goes."""
-SHORT_LEASE_SECONDS = 6
-"""At each failpoint both replicas die in turn, and a process that dies so gives no lease back."""
+SHORT_LEASE = "6"
+"""Seconds, where leaders die without giving their lease back, again and again: the time until the next one leads."""
+FAILPOINTS = ("after-publish", "before-checkpoint", "after-checkpoint", "before-final-status")
+
+
+def _dying_at(point: str) -> pytest.MarkDecorator:
+    return pytest.mark.operator_env(CELERY_OPERATOR_FAILPOINT=point, CELERY_OPERATOR_LEASE_DURATION_SECONDS=SHORT_LEASE)
 
 
 @pytest.fixture
@@ -44,22 +51,10 @@ def signals(cluster: Cluster) -> Iterator[Signals]:
     sender.close()
 
 
-def test_the_leader_is_killed_five_times_in_mid_run(running: Playground, operator: Release) -> None:
-    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=SECONDS, parallelism=SLOTS))
-    for _ in range(KILLS):
-        holder, leader = operator.holder(), operator.leader()
-        assert leader is not None
-        _await_progress(running, PROGRESS)
-        operator.cluster.kubectl("delete", "pod", leader, "-n", operator.namespace, "--force", "--grace-period=0")
-        operator.wait_new_leader(holder)
-    assert len(running.ledger.finished()) < ITEMS, "the run was over before the last kill: make it longer"
-    _assert_complete(running, ITEMS)
-
-
 def test_a_leader_that_was_stopped_past_its_lease_ends_when_it_is_continued(
     running: Playground, operator: Release, signals: Signals
 ) -> None:
-    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=SECONDS, parallelism=SLOTS))
+    running.create_workflow("fan-out", **fan_out_and_total(items=FEWER_ITEMS, seconds=0.2, parallelism=SLOTS))
     _await_progress(running, PROGRESS)
     holder, leader = operator.holder(), operator.leader()
     assert leader is not None
@@ -75,18 +70,27 @@ def test_a_leader_that_was_stopped_past_its_lease_ends_when_it_is_continued(
         every=0.2,
         what=lambda: f"the end of the stopped leader:\n{operator.describe()}",
     )
+    _assert_complete(running, FEWER_ITEMS)
+
+
+@pytest.mark.operator_env(CELERY_OPERATOR_LEASE_DURATION_SECONDS=SHORT_LEASE)
+def test_the_leader_is_killed_five_times_in_mid_run(running: Playground, operator: Release) -> None:
+    running.create_workflow("fan-out", **fan_out_and_total(items=ITEMS, seconds=SECONDS, parallelism=SLOTS))
+    for _ in range(KILLS):
+        holder, leader = operator.holder(), operator.leader()
+        assert leader is not None
+        _await_progress(running, PROGRESS)
+        operator.cluster.kubectl("delete", "pod", leader, "-n", operator.namespace, "--force", "--grace-period=0")
+        operator.wait_new_leader(holder)
+    assert len(running.ledger.finished()) < ITEMS, "the run was over before the last kill: make it longer"
     _assert_complete(running, ITEMS)
 
 
-@pytest.mark.parametrize("point", ["after-publish", "before-checkpoint", "after-checkpoint", "before-final-status"])
+@pytest.mark.parametrize("point", [pytest.param(point, marks=_dying_at(point)) for point in FAILPOINTS], ids=FAILPOINTS)
 def test_a_leader_that_dies_at_a_failpoint_loses_and_repeats_nothing(
     running: Playground, operator: Release, point: str
 ) -> None:
     items = 40
-    variables = {"FAILPOINT": point, "LEASE_DURATION_SECONDS": str(SHORT_LEASE_SECONDS)}
-    env = [{"name": f"CELERY_OPERATOR_{name}", "value": value} for name, value in variables.items()]
-    operator.upgrade({"env": env})
-    operator.wait_ready()
     running.create_workflow("fan-out", **fan_out_and_total(items=items, seconds=0.4, parallelism=SLOTS))
     _assert_complete(running, items)
     assert FAILPOINT_EXIT in operator.exits(), f"nobody died at {point}:\n{operator.describe()}"

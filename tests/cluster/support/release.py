@@ -67,10 +67,10 @@ class Release:
         self._values = values or {}
         return said
 
-    def mend(self) -> None:
-        """Bring the release to its ordinary values, if it is not there already, and wait until it works."""
-        if self._values != {} or not self.installed():
-            self.upgrade()
+    def mend(self, values: Mapping[str, Any] | None = None) -> None:
+        """Bring the release to these values, else its ordinary ones, if it is elsewhere, and wait until it works."""
+        if self._values != (values or {}) or not self.installed():
+            self.upgrade(values)
         self.wait_ready()
 
     def uninstall(self) -> None:
