@@ -70,7 +70,7 @@ class Stage:
             return letters if len(letters) >= count else None
 
         letters = eventually(found, within=within, what=what) or []
-        assert len(letters) == count
+        assert len(letters) == count, [(each.message.task_id, each.reason, each.attempts) for each in letters]
         return letters
 
 

@@ -161,7 +161,9 @@ def test_every_key_of_the_letters_expires(stage: Stage) -> None:
 
 def test_worker_without_the_agent_keeps_the_same_letters(redis: RedisServer) -> None:
     """An application's ``PatternApp`` or ``install`` brings what is needed; only the metrics are the agent's."""
-    with stage_on(redis, redis.url(0)) as stage, stage.worker(agent=False, concurrency=2) as worker:
+    # Nobody renews what the worker holds, and Celery may need five seconds to notice a dead child.
+    env = {"SHAKY_VISIBILITY": "60"}
+    with stage_on(redis, redis.url(0)) as stage, stage.worker(agent=False, concurrency=2, env=env) as worker:
         failed = stage.send("fail", "b1", 7)
         killed = stage.send("die", "b2")
         unknown = stage.send("nobody.knows", 1)

@@ -69,7 +69,7 @@ def test_a_thread_that_cannot_be_started_costs_one_request(agent: AgentServer, m
 
     monkeypatch.setattr(native.Thread, "start", short_of_threads)
     assert [is_alive(agent) for _ in range(4)] == [False, False, False, True]
-    assert agent._open == {}
+    eventually(lambda: agent._open == {}, what="the last connection's end, a moment after its answer")
 
 
 def test_clients_that_send_a_byte_now_and_then_hold_up_no_probe(

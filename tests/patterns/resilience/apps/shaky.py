@@ -22,7 +22,11 @@ app.conf.update(
     worker_soft_shutdown_timeout=float(os.environ.get("SHAKY_SOFT_SHUTDOWN", "0")),
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    broker_transport_options={
+        "visibility_timeout": int(os.environ.get("SHAKY_VISIBILITY", "2")),
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    }
     if os.environ["CELERY_BROKER_URL"].startswith("redis")
     else {},
 )
