@@ -7,8 +7,9 @@ import sys
 
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.kubernetes.connection import ApiConnection
-from celery_operator.adapters.lease import LeaderElection, LeaseTimes
+from celery_operator.adapters.lease import LeaderElection, LeadershipLost, LeaseTimes
 from celery_operator.adapters.logging import configure_logging
+from celery_operator.adapters.watchdog import EXIT_LEASE_LOST
 from celery_operator.services.ports import ObjectKey
 
 
@@ -29,4 +30,7 @@ async def stand(kubeconfig: str) -> None:
 
 
 configure_logging("warning")
-asyncio.run(stand(sys.argv[1]))
+try:
+    asyncio.run(stand(sys.argv[1]))
+except LeadershipLost:  # the election may see it before the watchdog does; the operator ends alike in both cases
+    sys.exit(EXIT_LEASE_LOST)
