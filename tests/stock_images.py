@@ -22,18 +22,38 @@ def cache() -> Path:
     return Path(base) / "celery-operator" / "environments"
 
 
-def stock_environment(*requirements: str) -> Path:
-    """Return the directory of an environment that holds these requirements and nothing else.
+OLDEST_PYTHON = "python3.10"
+"""Celery 5.5 and 5.6 run on older ones still, Celery 5.7 and the agent do not."""
+
+
+def oldest_python() -> str:
+    """Return the interpreter that the agent's oldest Python is, where this machine has it, else the one that runs this.
+
+    Interpreters of pyenv are found also where none of its shims chooses them.
+    """
+    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    found = [shutil.which(OLDEST_PYTHON), *map(str, sorted(versions.glob(f"*/bin/{OLDEST_PYTHON}")))]
+    return next((python for python in found if python and _starts(python)), sys.executable)
+
+
+def _starts(python: str) -> bool:
+    """Whether it is more than a shim that leads nowhere."""
+    return subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0
+
+
+def stock_environment(*requirements: str, python: str = sys.executable) -> Path:
+    """Return the directory of an environment of ``python`` that holds these requirements and nothing else.
 
     Raises RuntimeError with pip's words if it cannot be made.
     """
-    text = "\n".join([sys.version, *requirements])
+    version = subprocess.run([python, "-VV"], capture_output=True, text=True, check=True).stdout
+    text = "\n".join([version, *requirements])
     directory = cache() / hashlib.sha256(text.encode()).hexdigest()[:16]
     cache().mkdir(parents=True, exist_ok=True)
     with _alone(directory.with_suffix(".lock")):
         if not (directory / "complete").exists():
             shutil.rmtree(directory, ignore_errors=True)
-            _run([sys.executable, "-m", "venv", str(directory)])
+            _run([python, "-m", "venv", str(directory)])
             pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             _run([*pip, *requirements])
             (directory / "complete").write_text(text)

@@ -19,7 +19,7 @@ from agent.stage import APPS, RESULT_DB, Stage
 from celery_patterns import protocol
 from celery_patterns.agent.injection import inject
 from servers import RedisServer, Worker, celery_worker, eventually
-from stock_images import BUILD_SECONDS, stock_environment
+from stock_images import BUILD_SECONDS, oldest_python, stock_environment
 
 pytestmark = pytest.mark.timeout(BUILD_SECONDS + 60)
 """The first run makes the environments."""
@@ -67,7 +67,9 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=RELEASES)
 def image(request: pytest.FixtureRequest, volume: Path) -> Injected:
-    return Injected(stock_environment(f"celery[redis]=={request.param}"), volume)
+    """The oldest and the newest release on the oldest Python that this machine has, one on the ordinary."""
+    python = sys.executable if request.param == "5.6.3" else oldest_python()
+    return Injected(stock_environment(f"celery[redis]=={request.param}", python=python), volume)
 
 
 @pytest.fixture(scope="module")
