@@ -10,5 +10,10 @@ def let_go(app: Celery) -> None:
 
     Each would otherwise look for a Redis that has ended, for twenty seconds.
     """
-    app.backend.result_consumer.subscribed_to.clear()
+    forget_subscriptions(app)
     app.close()
+
+
+def forget_subscriptions(app: Celery) -> None:
+    """Do so for results of this thread alone: each thread has a backend of its own."""
+    app.backend.result_consumer.subscribed_to.clear()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from celery import Celery, chord
 
-from benchmarks.patterns.handles import let_go
+from benchmarks.patterns.handles import forget_subscriptions, let_go
 from celery_operator.local.manifests import Document
 from celery_operator.local.outcome import outcome_of
 from celery_operator.local.run import LocalRun, Options, discard, local_run
@@ -139,6 +139,7 @@ class _Bench:
         ended = time.perf_counter() - began
         if waiting.result != _total(count, seconds):
             raise AssertionError(f"a chord was to return {_total(count, seconds)}, got {waiting.result}")
+        forget_subscriptions(self.app)
         return {"submit_s": round(submitted, 4), "seconds": round(ended, 4)}
 
     def _get(self, name: str) -> Manifest:
