@@ -7,7 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 HARNESS := PYTHONPATH=tests/cluster $(BIN)/python -m harness
 # Tests mostly wait for real servers and workers, so more of them run at a time than there are cores.
-JOBS ?= 4
+JOBS ?= 6
+# Hundreds of processes start in the tests; each would compile the same sources again where an environment forbids to keep them.
+export PYTHONDONTWRITEBYTECODE :=
 # One kind of Redis (redis-7, redis-8, valkey-8) for all tests; none: most run on the first, what keeps state in Redis on each.
 REDIS ?= $(TEST_REDIS)
 
@@ -63,7 +65,8 @@ format: $(VENV)/.installed ## Let ruff format and mend what it can
 	@$(BIN)/ruff format .
 
 .PHONY: test
-test: $(VENV)/.installed system lint type ## Every check and test that needs no cluster (REDIS=valkey-8: all on this one kind)
+test: $(VENV)/.installed system ## Every check and test that needs no cluster (REDIS=valkey-8: all on this one kind)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint type
 	@TEST_REDIS="$(REDIS)" $(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: generate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery_patterns.store import Script, Store
@@ -34,3 +34,22 @@ class ClockedStore(Store):
         """Return the keys that would stay for ever."""
         keys: list[bytes] = self.client.keys("{*")
         return [key for key in keys if self.client.pttl(key) < 0]
+
+
+def play(
+    stage: Any, clocked: ClockedStore, events: Iterable[tuple[Any, ...]], check: Callable[[], None] | None = None
+) -> None:
+    """Let each event happen: the stage's method of its name, or, for ``pass``, so many milliseconds.
+
+    Args:
+        stage: Drives the scripts beside its model.
+        clocked: The store whose scripts it drives.
+        events: For each its name and its arguments.
+        check: What is to hold after each; None: ``stage.check``.
+    """
+    for name, *arguments in events:
+        if name == "pass":
+            clocked.advance(*arguments)
+        else:
+            getattr(stage, name)(*arguments)
+        (check or stage.check)()

@@ -13,7 +13,7 @@ from celery_patterns.resilience.chunks import standalone
 from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, Permit
 from celery_patterns.resilience.circuit_scripts import GIVE_BACK_CHUNK
 from celery_patterns.resilience.circuit_settings import BUCKETS
-from patterns.resilience.clocked import ClockedStore
+from patterns.resilience.clocked import ClockedStore, play
 
 pytestmark = pytest.mark.every_redis
 
@@ -171,7 +171,4 @@ class Stage:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, max_size=50))
 def test_circuit_does_what_its_model_does(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
-    stage = Stage(clocked)
-    for name, *arguments in events:
-        getattr(stage, name)(*arguments)
-        stage.check()
+    play(Stage(clocked), clocked, events)

@@ -25,7 +25,7 @@ from celery_patterns.tasks import Idempotent, PatternTask, RateLimit, Singleton,
 from celery_patterns.tasks.composition import Taken
 from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.policy import Call, Outcome, Step
-from patterns.resilience.clocked import ClockedStore
+from patterns.resilience.clocked import ClockedStore, play
 from servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
@@ -186,12 +186,7 @@ Event = st.one_of(
 def test_who_is_sent_away_or_ends_holds_nothing(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
     """And at last, when all leases are over, others may run again: nothing was leaked."""
     stage = Stage(clocked)
-    for name, *arguments in events:
-        if name == "pass":
-            clocked.advance(*arguments)
-        else:
-            getattr(stage, name)(*arguments)
-        stage.check()
+    play(stage, clocked, events)
     for number in range(PLACES):
         clocked.advance(10_000)
         stage.breaker.reset()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from celery_patterns.resilience.letter_streams import RETENTION_SECONDS, LetterStreams
 from celery_patterns.resilience.letters import Letter, OriginalMessage
-from patterns.resilience.clocked import ClockedStore
+from patterns.resilience.clocked import ClockedStore, play
 
 pytestmark = pytest.mark.every_redis
 
@@ -97,7 +97,4 @@ class Stage:
 @given(events=st.lists(Event, max_size=40))
 def test_letters_do_what_their_model_does(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
     """A letter that was removed or purged does not come back when its keeping is repeated late."""
-    stage = Stage(clocked)
-    for name, *arguments in events:
-        getattr(stage, name)(*arguments)
-        stage.check()
+    play(Stage(clocked), clocked, events)

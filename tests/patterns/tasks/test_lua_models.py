@@ -21,7 +21,7 @@ from celery_patterns.tasks import Idempotent, PatternTask, RateLimit, Singleton,
 from celery_patterns.tasks.composition import Taken
 from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.policy import Call, Fragment, Outcome, Publication, Step
-from patterns.resilience.clocked import ClockedStore
+from patterns.resilience.clocked import ClockedStore, play
 from servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
@@ -287,6 +287,11 @@ class Stage:
         self.model = Model(self.mode)
         self.committed.clear()
 
+    def check(self) -> None:
+        assert self.store.without_ttl() == []
+        ours = (b"{celery-patterns}:", b"test-clock")
+        assert [key for key in self.store.client.keys("*") if not key.startswith(ours)] == []
+
 
 def _decoded(reply: list[Any]) -> str:
     text: str = reply[1].decode()
@@ -299,17 +304,7 @@ def test_claims_locks_and_leases_agree_with_the_model(
     clocked: ClockedStore, app: Celery, mode: Mode, events: list[tuple[Any, ...]]
 ) -> None:
     """For any order of events: the model's answers, growing fences, one commit for each key, and a TTL on every key."""
-    stage = Stage(clocked, app, mode)
-    for name, *arguments in events:
-        if name == "pass":
-            clocked.advance(*arguments)
-        else:
-            getattr(stage, name)(*arguments)
-        assert clocked.without_ttl() == []
-        outside = [
-            key for key in clocked.client.keys("*") if not key.startswith((b"{celery-patterns}:", b"test-clock"))
-        ]
-        assert outside == []
+    play(Stage(clocked, app, mode), clocked, events)
 
 
 # ------------------------------------------------------------------------------------------------------------ the rate

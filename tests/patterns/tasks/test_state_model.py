@@ -21,7 +21,7 @@ from celery_patterns.tasks import PatternTask, composition, install
 from celery_patterns.tasks.composition import SHOW_MS, Taken
 from celery_patterns.tasks.policy import Call, Fragment, Outcome, Step
 from celery_patterns.tasks.state import TaskState, ask_to_stop, read_report
-from patterns.resilience.clocked import ClockedStore
+from patterns.resilience.clocked import ClockedStore, play
 from servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
@@ -221,13 +221,7 @@ LOST_STOP = [
 @example(events=[("admit", "a", False), ("report", 0, 9), ("settle", 0, Outcome.FAILURE), ("admit", "a", False)])
 def test_record_of_a_task_agrees_with_the_model(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
     """A wish to stop and a checkpoint outlive whatever sends the task away; a replay after the end begins anew."""
-    stage = Stage(clocked)
-    for name, *arguments in events:
-        if name == "pass":
-            clocked.advance(*arguments)
-        else:
-            getattr(stage, name)(*arguments)
-        stage.check()
+    play(Stage(clocked), clocked, events)
 
 
 def test_end_is_shown_for_a_day_also_if_the_message_comes_again(clocked: ClockedStore) -> None:
