@@ -172,8 +172,9 @@ def test_no_item_is_lost_held_by_two_or_ended_twice(clocked: ClockedStore, event
 @example(events=[("add", "i0"), ("take",), ("evict", 0), ("settle", 0, ["again"])])
 @example(events=[*(("add", f"i{number}") for number in range(4)), ("evict", 0), ("add", "i5")])
 @example(events=[("add", "i0"), ("add", "i1"), ("evict", 1)])
+@example(events=[("add", "i0"), ("take",), ("evict", 3), ("add", "i0")])
 def test_batch_that_lost_one_of_its_keys_goes_on(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:
-    """No script fails, and once all that was left is worked off, what comes is counted as ever."""
+    """No script fails, no key stays for ever, and once what was left is worked off, what comes is counted as ever."""
     stage = Stage(clocked)
     renamed = {"take": "take_any", "settle": "settle_any"}  # who holds what is not known any more
     blind = [(renamed.get(name, name), *arguments) for name, *arguments in events]

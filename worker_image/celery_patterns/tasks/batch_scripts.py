@@ -21,17 +21,19 @@ if new == 1 then
   redis.call('ZADD', KEYS[2], now_us, ARGV[1])
   redis.call('HINCRBY', KEYS[4], 'bytes', #ARGV[2])
 end
-for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
 local waiting, bytes = redis.call('ZCARD', KEYS[2]), tonumber(redis.call('HGET', KEYS[4], 'bytes') or '0')
+local verdict = 0
 if waiting >= tonumber(ARGV[3]) or bytes >= tonumber(ARGV[4]) then
-  if tonumber(redis.call('HGET', KEYS[4], 'urgent') or '0') > now then return 0 end
-  redis.call('HSET', KEYS[4], 'urgent', num(now + 1000))
-  return 2
+  if tonumber(redis.call('HGET', KEYS[4], 'urgent') or '0') <= now then
+    redis.call('HSET', KEYS[4], 'urgent', num(now + 1000))
+    verdict = 2
+  end
+elseif tonumber(redis.call('HGET', KEYS[4], 'promised') or '0') <= now then
+  redis.call('HSET', KEYS[4], 'promised', num(now + tonumber(ARGV[6])))
+  verdict = 1
 end
-local promised = tonumber(redis.call('HGET', KEYS[4], 'promised') or '0')
-if promised > now then return 0 end
-redis.call('HSET', KEYS[4], 'promised', num(now + tonumber(ARGV[6])))
-return 1
+for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
+return verdict
 """,
     "batch:add",
 )
