@@ -11,7 +11,7 @@ from celery import chord
 from celery_patterns.store import Store
 from patterns.tasks import shop
 from patterns.tasks.conftest import StartWorker
-from servers import eventually
+from servers import Worker, eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
 
@@ -69,6 +69,30 @@ def test_items_of_a_flush_that_was_killed_are_worked_off(start_worker: StartWork
         names = [store.key(kind, f"insert_rows:{key}") for kind in ("batch-items", "batch-waiting", "batch-taken")]
         eventually(lambda: store.client.exists(*names) == 0, what="nothing is left of the batch")
         assert store.client.ttl(store.key("batch-state", f"insert_rows:{key}")) != -1, "it would stay for ever"
+
+
+@pytest.mark.parametrize(
+    ("pool", "arguments"),
+    [("prefork", ("--max-tasks-per-child", "1")), ("threads", ())],
+    ids=["prefork, recycled", "threads"],
+)
+def test_letters_of_items_are_counted_like_others(
+    start_worker: StartWorker, pool: str, arguments: tuple[str, ...], key: str
+) -> None:
+    """The process that works the batch off keeps them, and may end at once; the main process tells of them."""
+    with start_worker(queues=key, pool=pool, arguments=arguments, agent=True) as worker:
+        rows = ["bad", "good", "bad", "explode"]
+        calls = [shop.insert_rows.apply_async(kwargs={"table": key, "row": row}, queue=key) for row in rows]
+        doomed = shop.doomed.apply_async(["raise"], queue=key)
+        assert calls[1].get(timeout=30) == {"row": "good", "tries": 1}
+        for failed in (calls[0], calls[2], calls[3], doomed):
+            failed.get(timeout=30, propagate=False)
+        expected = f'celery_agent_dead_letters_total{{queue="{key}",reason="failed"}} 4.0'
+        eventually(lambda: expected in _metrics(worker), within=20, what=lambda: "\n".join(_metrics(worker)))
+
+
+def _metrics(worker: Worker) -> list[str]:
+    return worker.request("/metrics")[1].splitlines()
 
 
 def test_a_plain_call_works_one_item_off(monkeypatch: pytest.MonkeyPatch, redis: Any, key: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from kombu.serialization import dumps
 
+from celery_patterns.resilience import child_letters
 from celery_patterns.resilience.letters import Letter, OriginalMessage, describe
 from celery_patterns.resilience.places import letters_of
 from celery_patterns.resilience.settings import ResilienceSettings
@@ -53,3 +54,4 @@ def keep_item(task: Any, item: Any, error: BaseException, reason: str, flush: An
         original=False,
     )
     letters_of(task.app, settings).keep(letter, f"{item.id}:{item.tries}")
+    child_letters.tell(letter.queue, reason)

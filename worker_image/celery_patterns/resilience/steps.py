@@ -65,6 +65,8 @@ def join_worker(worker: Any) -> None:
             raise ValueError(f"{who} asks for dead letters, and there is no place for them: {error}") from None
         logger.warning("no dead letters are kept: %s", error)
         return
+    if "prefork" in str(worker.pool_cls):
+        worker.celery_patterns_undertaker.children.listen()
     signals.worker_shutdown.connect(end, weak=False, dispatch_uid="celery_patterns.resilience.end")
     app.steps["worker"].add(UndertakerStep)
     app.steps["consumer"].add(UndertakerConsumerStep)

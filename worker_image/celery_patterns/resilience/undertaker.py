@@ -9,6 +9,7 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_patterns.resilience import consumer_hooks
 from celery_patterns.resilience.buried_requests import watch
+from celery_patterns.resilience.child_letters import ChildLetters
 from celery_patterns.resilience.keeper import Keeper
 from celery_patterns.resilience.letters import Letter
 from celery_patterns.resilience.places import letters_of
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Counts(Protocol):
-    """Counts letters, for metrics; called from the main loop, a pool's threads and the keeper's thread."""
+    """Counts letters, for metrics; called from any thread of the main process."""
 
     def letter_kept(self, queue: str, reason: str) -> None:
         """A letter was kept."""
@@ -55,6 +56,7 @@ class Undertaker:
         self.counts: Counts | None = None
         """Set by whoever shows metrics, before the worker consumes."""
         self.keeper = Keeper(letters_of(app, settings), self._kept, self._given_up)
+        self.children = ChildLetters(self._count_kept)
         self._held: dict[int, Any] = {}
         """Requests whose messages are not settled, by the id of the object."""
 
@@ -75,6 +77,7 @@ class Undertaker:
     def stop(self) -> None:
         """Keep what waits; whatever is held still goes back in good order."""
         self.keeper.stop()
+        self.children.close()
         self._given_back(list(self._held.values()))
 
     # ---- what requests ask
@@ -129,8 +132,11 @@ class Undertaker:
         return key or str(self.app.conf.task_default_queue)
 
     def _kept(self, letter: Letter) -> None:
+        self._count_kept(letter.queue, letter.reason)
+
+    def _count_kept(self, queue: str, reason: str) -> None:
         if self.counts is not None:
-            self.counts.letter_kept(letter.queue, letter.reason)
+            self.counts.letter_kept(queue, reason)
 
     def _given_up(self, letter: Letter) -> None:
         if self.counts is not None:
