@@ -37,18 +37,19 @@ class RabbitServer:
 
 
 @contextmanager
-def rabbitmq_server(kind: RabbitKind | None = None) -> Iterator[RabbitServer]:
+def rabbitmq_server(kind: RabbitKind | None = None, *, settings: str = "") -> Iterator[RabbitServer]:
     """Start a RabbitMQ node of its own, with its own port mapper daemon; takes some ten seconds.
 
     Args:
         kind: Its version; the first that the tests run on if None.
+        settings: More lines of its ``rabbitmq.conf``.
     """
     kind = kind or every_rabbit()[0]
     script, path = _programs(kind)
     with tempfile.TemporaryDirectory(prefix="rabbitmq-") as name, ExitStack() as stack:
         directory = Path(name)
         port, epmd_port = free_port(), free_port()
-        env = {**_rabbitmq_env(directory, port, epmd_port), "PATH": path}
+        env = {**_rabbitmq_env(directory, port, epmd_port, settings), "PATH": path}
         log = directory / "rabbitmq.log"
         epmd = ["epmd", "-port", str(epmd_port), "-address", LOOPBACK]
         stack.enter_context(running(epmd, log=directory / "epmd.log", env=env))
@@ -84,11 +85,11 @@ def _programs(kind: RabbitKind) -> tuple[str, str]:
     return "rabbitmq-server", system
 
 
-def _rabbitmq_env(directory: Path, port: int, epmd_port: int) -> dict[str, str]:
+def _rabbitmq_env(directory: Path, port: int, epmd_port: int, settings: str) -> dict[str, str]:
     plugins = directory / "enabled_plugins"
     plugins.write_text("[].\n")
     conf = directory / "rabbitmq.conf"
-    conf.write_text(f"listeners.tcp.1 = {LOOPBACK}:{port}\nloopback_users.guest = false\n")
+    conf.write_text(f"listeners.tcp.1 = {LOOPBACK}:{port}\nloopback_users.guest = false\n{settings}\n")
     return {
         "LANG": "C.UTF-8",
         "HOME": str(directory),

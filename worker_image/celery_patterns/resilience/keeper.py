@@ -117,7 +117,7 @@ class Keeper:
 
     def _try(self, waiting: _Waiting, *, first: bool) -> bool:
         letter = waiting.letter
-        name = f"{letter.message.task or 'message'}[{letter.message.task_id}]"
+        name = _name(letter)
         try:
             letter_id = self._letters.keep(letter, waiting.token)
         except (StoreError, OSError) as error:
@@ -128,6 +128,7 @@ class Keeper:
             # It would fail the next time too: say everything there is to know, and let the message go.
             logger.exception("%s of %s cannot be kept as a dead letter", name, letter.queue)
             self._give_up(waiting)
+            self._settle(waiting)
             return True
         logger.error(
             "%s of %s is a dead letter (%s): %s; see celery-patterns dlq show --queue %s %s",
@@ -139,11 +140,17 @@ class Keeper:
             letter_id,
         )
         self._tell_kept(letter)
+        self._settle(waiting)
+        return True
+
+    def _settle(self, waiting: _Waiting) -> None:
         try:
             waiting.settle()
         except Exception:
-            logger.exception("%s of %s is kept, but cannot be acknowledged", name, letter.queue)
-        return True
+            letter = waiting.letter
+            logger.exception(
+                "the message of a dead letter cannot be acknowledged: %s of %s", _name(letter), letter.queue
+            )
 
     def _give_up(self, waiting: _Waiting) -> None:
         letter = waiting.letter
@@ -156,3 +163,7 @@ class Keeper:
             letter.message.body[:BODY_CHARACTERS],
         )
         self._tell_given_up(letter)
+
+
+def _name(letter: Letter) -> str:
+    return f"{letter.message.task or 'message'}[{letter.message.task_id}]"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from amqp.exceptions import MessageNacked, PreconditionFailed
 from kombu.entity import Queue
 
 from celery_patterns import protocol
@@ -149,7 +150,10 @@ class LetterQueues:
                 probe.queue_declare(queue + SUFFIX, passive=True)
             except probe.connection.client.channel_errors:
                 letters_queue = Queue(queue + SUFFIX, durable=True, queue_arguments=self._arguments, channel=channel)  # type: ignore[no-untyped-call]
-                letters_queue.queue_declare()  # type: ignore[no-untyped-call]
+                try:
+                    letters_queue.queue_declare()  # type: ignore[no-untyped-call]
+                except PreconditionFailed as error:  # somebody has declared it in between: the next try finds it
+                    raise _unavailable(error) from error
 
     @contextmanager
     def _channel(self) -> Iterator[Any]:
@@ -165,7 +169,11 @@ class LetterQueues:
         except connection.connection_errors as error:
             self._connection = None
             connection.release()
-            raise StoreUnavailable(f"the dead letters' broker: {protocol.mask_url(str(error))}") from error
+            raise _unavailable(error) from error
+        except PreconditionFailed:
+            raise  # what is wrong with a letter, its size above all, is wrong with it the next time too
+        except (*connection.channel_errors, MessageNacked) as error:
+            raise _unavailable(error) from error
 
     def _connect(self) -> Any:
         if self._connection is None:
@@ -173,7 +181,7 @@ class LetterQueues:
             try:
                 connection.ensure_connection(max_retries=1, timeout=SOCKET_SECONDS)
             except (OSError, *connection.connection_errors) as error:
-                raise StoreUnavailable(f"the dead letters' broker: {protocol.mask_url(str(error))}") from error
+                raise _unavailable(error) from error
             self._connection = connection
         return self._connection
 
@@ -182,6 +190,11 @@ class LetterQueues:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release()
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    why = protocol.mask_url(str(error)) or type(error).__name__
+    return StoreUnavailable(f"the dead letters' broker: {why}")
 
 
 def read_letter(queue: str, message: Any) -> Letter:

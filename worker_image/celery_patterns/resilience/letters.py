@@ -122,8 +122,7 @@ class Letter:
     def to_fields(self) -> dict[str, bytes | str]:
         """Return the fields of a stream's entry."""
         message = self.message
-        return {
-            "body": message.body,
+        texts = {
             "headers": _text(message.headers),
             "properties": _text(message.properties),
             "content_type": message.content_type or "",
@@ -139,6 +138,7 @@ class Letter:
             "worker": self.worker,
             "original": str(int(self.original)),
         }
+        return {"body": message.body, **{name: _encodable(text) for name, text in texts.items()}}
 
     @classmethod
     def from_fields(cls, letter_id: str, fields: dict[bytes, bytes]) -> Letter:
@@ -204,6 +204,11 @@ def describe(error: BaseException | None) -> str:
     except Exception:  # noqa: BLE001 - a user's __str__
         text = "(no readable text)"
     return protocol.mask_url(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _encodable(text: str) -> str:
+    """Return what can be written as UTF-8: halves of characters (file names have such) become escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _text(value: Any) -> str:

@@ -75,10 +75,23 @@ def test_letter_that_can_never_be_kept_is_told_and_holds_nothing_up(caplog: pyte
         def keep(self, letter: Letter, token: str) -> str:
             raise TypeError(letter.queue + token)
 
-    keeper = Keeper(Broken())
-    keeper.keep(letter(7))
-    assert keeper.waiting == 0
+    told: list[str] = []
+    keeper = Keeper(Broken(), kept=lambda _: told.append("kept"), given_up=lambda _: told.append("given up"))
+    keeper.keep(letter(7), lambda: told.append("settled"))
+    assert (keeper.waiting, told) == (0, ["given up", "settled"])
     assert "is given up" in caplog.text
+
+
+def test_beyond_so_many_that_wait_the_oldest_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message, if nothing has acknowledged it early, stays with the broker."""
+    monkeypatch.setattr(module, "WAITING_LETTERS", 2)
+    settled: list[int] = []
+    lost: list[str] = []
+    keeper = Keeper(Shelf(), given_up=lambda letter: lost.append(letter.message.task_id))
+    for number in range(3):
+        keeper.keep(letter(number), lambda number=number: settled.append(number))  # type: ignore[misc]
+    assert (lost, keeper.waiting, settled) == (["0"], 2, [])
+    keeper.stop(0.1)
 
 
 def test_settling_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -86,7 +99,7 @@ def test_settling_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
     shelf.open.set()
     nothing: list[int] = []
     Keeper(shelf).keep(letter(1), nothing.pop)
-    assert "is kept, but cannot be acknowledged" in caplog.text
+    assert "the message of a dead letter cannot be acknowledged: t[1] of q" in caplog.text
 
 
 def test_gate_holds_in_order_and_opens_once() -> None:
