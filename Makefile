@@ -10,6 +10,11 @@ HARNESS := PYTHONPATH=tests/cluster $(BIN)/python -m harness
 JOBS ?= 6
 # Hundreds of processes start in the tests; each would compile the same sources again where an environment forbids to keep them.
 export PYTHONDONTWRITEBYTECODE :=
+# On the cluster most of a test's time is waiting for pods, which start no faster when many do at the same time.
+CLUSTER_JOBS ?= 2
+CLUSTER_TESTS := $(BIN)/pytest -v --timeout=900 --durations=20 tests/cluster
+# A choice of tests may be in one half only (5: there are none in the other).
+CLUSTER_ARGS = $(PYTEST_ARGS)$(if $(PYTEST_ARGS), || test $$? = 5)
 # One kind of Redis (redis-7, redis-8, valkey-8) for all tests; none: most run on the first, what keeps state in Redis on each.
 REDIS ?= $(TEST_REDIS)
 
@@ -101,7 +106,9 @@ cluster-clean: $(VENV)/.installed ## Stop it and remove the cache too
 .PHONY: test-cluster
 test-cluster: cluster-up ## The tests on the cluster that cluster-up started, and on no other
 	@$(HARNESS) images operator worker redis rabbitmq
-	@$(BIN)/pytest -v --timeout=900 --durations=20 tests/cluster $(PYTEST_ARGS)
+	@echo "First the tests that leave the operator alone, $(CLUSTER_JOBS) at a time; then those that do not, one by one."
+	@$(CLUSTER_TESTS) -m "not wounds_operator" --numprocesses=$(CLUSTER_JOBS) --dist=loadfile $(CLUSTER_ARGS)
+	@$(CLUSTER_TESTS) -m wounds_operator $(CLUSTER_ARGS)
 
 .PHONY: bench-workflows
 bench-workflows: cluster-up ## Time per step, fan-out and throughput of workflows, beside the bare floor (ARGS=--quick)

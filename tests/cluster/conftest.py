@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -10,27 +11,44 @@ import pytest
 from support.cluster import Cluster, open_own_cluster
 from support.playground import Playground, await_gone, delete_namespace, playground
 from support.release import DEMO_NAME, DEMO_NAMESPACE, Release
+from support.shared_run import SharedRun
 
 TEST_NAMESPACES = "celery-operator.dev/test=true"
 LOG_LINES = 80
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def own_cluster() -> Iterator[Cluster]:
     """The cluster that the harness started; any other is refused here, before the first write."""
     own = open_own_cluster()
-    _remove_leftovers(own)
     yield own
-    _remove_leftovers(own)
     own.api.close()
 
 
 @pytest.fixture(scope="session")
-def release(cluster: Cluster) -> Release:
+def shared_run(own_cluster: Cluster) -> SharedRun:
+    """The processes of this run: with pytest-xdist several, which all use the one installation."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"process {os.getpid()}"
+    return SharedRun(own_cluster.kubeconfig.parent, run)
+
+
+@pytest.fixture(scope="session")
+def cluster(own_cluster: Cluster, shared_run: SharedRun) -> Iterator[Cluster]:
+    """The cluster without what earlier runs have left on it."""
+    with shared_run.alone():
+        if shared_run.enter():
+            _remove_leftovers(own_cluster)
+            Release(own_cluster).create_namespace()
+    yield own_cluster
+    with shared_run.alone():
+        if shared_run.leave():
+            _remove_leftovers(own_cluster)
+
+
+@pytest.fixture(scope="session")
+def release(cluster: Cluster, shared_run: SharedRun) -> Release:
     """One installation for all tests; those that remove or change it leave that to be mended by the next."""
-    release = Release(cluster)
-    release.create_namespace()
-    return release
+    return Release(cluster, turn=shared_run.alone)
 
 
 @pytest.fixture

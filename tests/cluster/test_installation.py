@@ -18,6 +18,8 @@ from support.manifests import fan_out_and_total
 from support.playground import Playground, await_gone, condition, delete_namespace, playground, worker_selector
 from support.release import BUNDLED_REDIS, Release
 
+pytestmark = pytest.mark.wounds_operator
+
 SECOND = "second"
 SECOND_NAMESPACE = "celery-operator-second"
 ITEMS = 120

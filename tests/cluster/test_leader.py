@@ -14,6 +14,8 @@ from support.playground import Playground, condition
 from support.release import CONTAINER, LEASE_SECONDS, TAKEOVER_SECONDS, Release
 from support.signals import Signals
 
+pytestmark = pytest.mark.wounds_operator
+
 SLOTS = 4
 KILLS = 5
 ITEMS = 400

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from harness.layout import CHECKOUT
@@ -42,10 +43,25 @@ BUNDLED_REDIS: dict[str, Any] = {
 
 
 class Release:
-    """One release of the chart; it need not be installed."""
+    """One release of the chart; it need not be installed.
 
-    def __init__(self, cluster: Cluster, name: str = NAME, namespace: str = NAMESPACE) -> None:
+    Args:
+        cluster: Where.
+        name: What helm calls it.
+        namespace: Where its pods are.
+        turn: Entered to look after it, where several processes would at the same time.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str = NAME,
+        namespace: str = NAMESPACE,
+        *,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.cluster = cluster
+        self._turn = turn
         self.name = name
         self.namespace = namespace
         self._values: Mapping[str, Any] | None = None
@@ -69,9 +85,10 @@ class Release:
 
     def mend(self, values: Mapping[str, Any] | None = None) -> None:
         """Bring the release to these values, else its ordinary ones, if it is elsewhere, and wait until it works."""
-        if self._values != (values or {}) or not self.installed():
-            self.upgrade(values)
-        self.wait_ready()
+        with self._turn():
+            if self._values != (values or {}) or not self.installed():
+                self.upgrade(values)
+            self.wait_ready()
 
     def uninstall(self) -> None:
         """Remove the release and return when its pods are gone, too; nothing happens if there is none."""
