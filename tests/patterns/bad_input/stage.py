@@ -1,28 +1,17 @@
-"""A broker, a worker with the agent on it, and hands that put messages into its queue that no Celery would write."""
+"""The stage of these tests: a worker with the agent on it, and hands that put messages that no Celery would write."""
 
 from __future__ import annotations
 
 import base64
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
-
-from celery_patterns.resilience.letter_streams import LetterStreams
-from celery_patterns.resilience.letters import Letter
-from celery_patterns.store import Store, StoreSettings
-from celery_patterns.tasks.patterns import patterns_of
-from servers import RedisServer, Worker, celery_worker, eventually
-
-APPS = Path(__file__).parent / "apps"
-BROKER_DB, RESULT_DB, STORE_DB, LEDGER_DB = 0, 1, 3, 5
-WITHIN = 30.0
-"""Seconds: the machine may be loaded."""
+from patterns import stage
+from patterns.stage import BROKER_DB, LEDGER_DB, WITHIN
+from servers import Worker, eventually
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +24,11 @@ class Raw:
     content_encoding: Any = "utf-8"
 
 
-@dataclass
-class Stage:
-    """One queue of one broker; results, letters and a ledger are on a Redis."""
+class Stage(stage.Stage):
+    """A stage whose workers run the sturdy application."""
 
-    redis: RedisServer
-    broker: str
-    app: Celery
-    store: Store
-    queue: str = field(default_factory=lambda: f"q-{uuid.uuid4().hex[:8]}")
-
-    @property
-    def letters(self) -> LetterStreams:
-        """The application's dead letters."""
-        return LetterStreams(self.store)
-
-    def worker(self, **options: Any) -> AbstractContextManager[Worker]:
-        """Start a worker of this stage's queue."""
-        env = {"LEDGER_URL": self.redis.url(LEDGER_DB), "CELERY_PATTERNS_STORE_URL": self.redis.url(STORE_DB)}
-        env |= options.pop("env", {})
-        defaults: dict[str, Any] = {"app": "sturdy:app", "queues": self.queue, "broker": self.broker}
-        defaults |= {"backend": self.redis.url(RESULT_DB), "python_path": APPS}
-        return celery_worker(**{**defaults, **options}, env=env)
+    APPS = Path(__file__).parent / "apps"
+    APP = "sturdy:app"
 
     def put(self, raw: Raw) -> None:
         """Put a message into the queue by hand."""
@@ -73,24 +45,9 @@ class Stage:
         with self.redis.client(BROKER_DB) as client:
             client.lpush(self.queue, entry)
 
-    def send(self, task: str, *args: Any, **options: Any) -> str:
-        """Publish a task as anybody would; returns its id."""
-        return str(self.app.send_task(task, args, queue=self.queue, **options).id)
-
     def wait_done(self, task_id: str, worker: Worker) -> None:
         """Wait until a task has succeeded."""
-        eventually(lambda: self.app.AsyncResult(task_id).state == "SUCCESS", within=WITHIN, what=worker.log)
-
-    def wait_letters(self, count: int, worker: Worker) -> list[Letter]:
-        """Wait for so many letters of the queue; oldest first."""
-
-        def found() -> list[Letter] | None:
-            letters = list(self.letters.scan(self.queue, newest_first=False))
-            return letters if len(letters) >= count else None
-
-        letters = eventually(found, within=WITHIN, what=worker.log) or []
-        assert len(letters) == count
-        return letters
+        eventually(lambda: self.state(task_id) == "SUCCESS", within=WITHIN, what=worker.log)
 
     def wait_idle(self, worker: Worker) -> None:
         """Wait until the worker holds nothing: no slot, no message, nothing that it would wait for in a drain."""
@@ -100,12 +57,6 @@ class Stage:
             return (state.reserved, state.active, state.scheduled) == (0, 0, 0)
 
         eventually(idle, within=WITHIN, what=lambda: f"{worker.state()}\n{worker.log()}")
-
-    def ran(self, key: str) -> int:
-        """Return how often a task began."""
-        with self.redis.client(LEDGER_DB) as client:
-            found: Any = client.get(key)
-            return int(found or 0)
 
     def allow(self, key: str) -> None:
         """Let a waiting task go on."""
@@ -128,14 +79,3 @@ def envelope(raw: Raw, queue: str) -> dict[str, Any]:
             "priority": 0,
         },
     }
-
-
-@contextmanager
-def stage_on(redis: RedisServer, broker: str) -> Iterator[Stage]:
-    """Give a stage on a broker."""
-    with Celery("sender", set_as_current=False, broker=broker, backend=redis.url(RESULT_DB)) as app:
-        store = patterns_of(app)._store = Store(app, StoreSettings(url=redis.url(STORE_DB)))
-        try:
-            yield Stage(redis=redis, broker=broker, app=app, store=store)
-        finally:
-            store.close()

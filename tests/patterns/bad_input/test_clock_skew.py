@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from patterns.bad_input.stage import APPS, WITHIN, Stage, stage_on
+from patterns.bad_input.stage import Stage
+from patterns.stage import WITHIN
 from servers import RedisServer, Worker, eventually
 
 SKEW_SECONDS = 3600
@@ -36,8 +37,8 @@ def running(
     """A worker with the true time, and one whose clock is wrong; its queue has the suffix -wrong."""
     folder: Path = tmp_path_factory.mktemp("shifted")
     (folder / "sitecustomize.py").write_text(SHIFTED.format(skew=request.param))
-    (folder / "guarded.py").write_text((APPS / "guarded.py").read_text())
-    with stage_on(redis, redis.url(0)) as stage, ExitStack() as stack:
+    (folder / "guarded.py").write_text((Stage.APPS / "guarded.py").read_text())
+    with Stage.on(redis, redis.url(0)) as stage, ExitStack() as stack:
         right = stack.enter_context(stage.worker(app="guarded:app", concurrency=2))
         queue = f"{stage.queue}-wrong"
         wrong = stack.enter_context(stage.worker(app="guarded:app", concurrency=2, python_path=folder, queues=queue))

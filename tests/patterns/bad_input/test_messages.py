@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from patterns.bad_input.stage import WITHIN, Raw, Stage, stage_on
-from servers import RabbitServer, RedisServer, Worker, eventually
+from patterns.bad_input.stage import Raw, Stage
+from patterns.stage import WITHIN
+from servers import RedisServer, Worker, eventually
 
 Running = tuple[Stage, Worker]
 
@@ -22,14 +23,10 @@ HEADERS: dict[str, Any] = {"task": "ok", "id": "bad"}
 BODY: list[Any] = [["bad"], {}, {}]
 
 
-@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
-def running(request: pytest.FixtureRequest, redis: RedisServer) -> Iterator[Running]:
-    broker = redis.url(0)
-    if request.param == "rabbitmq":
-        rabbit: RabbitServer = request.getfixturevalue("rabbit")
-        broker = rabbit.url()
+@pytest.fixture(scope="module")
+def running(redis: RedisServer, broker: str) -> Iterator[Running]:
     limits = {"CELERY_PATTERNS_MAX_MESSAGE_BYTES": str(LIMIT)}
-    with stage_on(redis, broker) as stage, stage.worker(env=limits) as worker:
+    with Stage.on(redis, broker) as stage, stage.worker(env=limits) as worker:
         yield stage, worker
 
 
@@ -93,7 +90,7 @@ INVALID = {
 def test_message_of_a_wrong_form_is_kept_and_told_of(stage: Stage, running: Running, name: str) -> None:
     message, error = INVALID[name]
     stage.put(message)
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert (letter.reason, letter.message.body) == ("invalid", message.body)
     assert letter.message.headers == message.headers
     assert letter.error.startswith(f"MalformedMessage: {error}")
@@ -102,7 +99,7 @@ def test_message_of_a_wrong_form_is_kept_and_told_of(stage: Stage, running: Runn
 
 def test_message_that_names_no_task_is_kept(stage: Stage, running: Running) -> None:
     stage.put(Raw(b'{"hello": 1}'))
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert (letter.reason, letter.message.body) == ("invalid", b'{"hello": 1}')
     assert letter.error == "no task message: neither its headers nor its body name a task"
 
@@ -126,7 +123,7 @@ UNDECODABLE = {
 def test_message_that_cannot_be_read_is_kept_and_its_caller_told(stage: Stage, running: Running, name: str) -> None:
     message, error = UNDECODABLE[name]
     stage.put(message)
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert (letter.reason, letter.message.body, letter.message.headers) == (
         "undecodable",
         message.body,
@@ -138,7 +135,7 @@ def test_message_that_cannot_be_read_is_kept_and_its_caller_told(stage: Stage, r
 
 def test_content_that_is_refused_says_what_is_accepted(stage: Stage, running: Running) -> None:
     stage.put(Raw(b"x", HEADERS, "text/martian"))
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert letter.error.endswith("(text/martian); accept_content is ['json'] here")
 
 
@@ -147,7 +144,7 @@ def test_content_that_is_refused_says_what_is_accepted(stage: Stage, running: Ru
 )
 def test_unknown_task_is_kept_and_its_caller_told(stage: Stage, running: Running, message: Raw) -> None:
     stage.put(message)
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert (letter.reason, letter.message.body) == ("unknown_task", message.body)
     assert letter.error.startswith("NotRegistered: this worker knows no task of this name: is its module imported")
     assert stage.app.AsyncResult("bad").state == "FAILURE"
@@ -156,7 +153,7 @@ def test_unknown_task_is_kept_and_its_caller_told(stage: Stage, running: Running
 def test_message_that_is_too_large_is_kept_undecoded_and_its_caller_told(stage: Stage, running: Running) -> None:
     message = raw([["x" * 2 * LIMIT], {}, {}])
     stage.put(message)
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert (letter.reason, letter.message.body) == ("oversized", message.body)
     assert letter.error == (
         f"OversizedMessage: {len(message.body)} bytes, which is more than {LIMIT} (patterns_max_message_bytes): store "
@@ -170,7 +167,7 @@ def test_message_that_would_grow_too_large_is_kept_compressed(stage: Stage, runn
     body = zlib.compress(json.dumps([["x" * 2_000_000], {}, {}]).encode())
     assert len(body) < LIMIT
     stage.put(Raw(body, {**HEADERS, "compression": "application/x-gzip"}))
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert (letter.reason, letter.message.body) == ("oversized", body)
     assert letter.message.headers["compression"] == "application/x-gzip"
     assert "more than 10000 bytes decompressed" in letter.error
@@ -207,7 +204,7 @@ def test_worker_that_is_busy_takes_no_harm(stage: Stage, running: Running) -> No
     eventually(lambda: stage.ran("busy"), within=WITHIN, what=running[1].log)
     for message in (raw(retries="many"), raw(timelimit=["a", "b"]), raw([[], {}, 7])):
         stage.put(message)
-    stage.wait_letters(3, running[1])
+    stage.wait_letters(3, what=running[1].log)
     stage.allow(f"{stage.queue}-go")
 
 
@@ -217,13 +214,13 @@ def test_entry_of_a_redis_list_that_is_no_message_is_kept(stage: Stage, running:
         stage.put(Raw(entry, {}, "application/x-unknown"))
     else:
         stage.push(entry)
-    (letter,) = stage.wait_letters(1, running[1])
+    (letter,) = stage.wait_letters(1, what=running[1].log)
     assert (letter.reason, letter.message.body) == ("undecodable", entry)
 
 
 def test_task_that_is_due_in_millennia_is_held_and_others_go_on(redis: RedisServer) -> None:
     """Its date is one, so it is no bad message: the worker holds it, and gives it back when it ends."""
-    with stage_on(redis, redis.url(0)) as stage, stage.worker() as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker() as worker:
         far = raw(eta="9000-01-01T00:00:00+00:00")
         stage.put(far)
         eventually(lambda: worker.state().scheduled == 1, within=WITHIN, what=worker.log)
@@ -239,7 +236,7 @@ def test_what_is_kept_is_counted(stage: Stage, running: Running) -> None:
     before = {reason: counted(worker, stage.queue, reason) for reason in ("invalid", "undecodable")}
     stage.put(raw(retries="many"))
     stage.put(Raw(b"{not json", HEADERS))
-    stage.wait_letters(2, worker)
+    stage.wait_letters(2, what=worker.log)
     after = {reason: counted(worker, stage.queue, reason) for reason in before}
     assert after == {reason: number + 1 for reason, number in before.items()}
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from kombu.exceptions import OperationalError
 
-from patterns.bad_input.stage import WITHIN, stage_on
+from patterns.bad_input.stage import Stage
+from patterns.stage import WITHIN
 from servers import RedisKind, RedisServer, eventually, redis_server
 
 pytestmark = pytest.mark.every_redis
@@ -33,7 +34,7 @@ def fill(server: RedisServer, *, full: bool) -> None:
 def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_later(
     redis: RedisServer, full: RedisServer, acks: str
 ) -> None:
-    with stage_on(redis, full.url(0)) as stage, stage.worker(env={"STURDY_ACKS": acks}) as worker:
+    with Stage.on(redis, full.url(0)) as stage, stage.worker(env={"STURDY_ACKS": acks}) as worker:
         first = stage.send("wait", f"{acks}-first", f"{acks}-go")
         eventually(lambda: stage.ran(f"{acks}-first"), within=WITHIN, what=worker.log)
         more = [stage.send("ok", f"{acks}-{number}") for number in range(10)]
@@ -90,7 +91,7 @@ def test_message_that_could_not_be_noted_goes_back_or_into_the_log(
 
 def test_result_waits_until_there_is_memory(redis: RedisServer, full: RedisServer) -> None:
     """The task has run once, its message stays unacknowledged until the result is stored, and its slot waits."""
-    with stage_on(redis, redis.url(0)) as stage, stage.worker(backend=full.url(0)) as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker(backend=full.url(0)) as worker:
         fill(full, full=True)
         sent = stage.send("ok", "unstored")
         eventually(

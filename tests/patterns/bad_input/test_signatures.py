@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from patterns.bad_input.stage import APPS, RESULT_DB, Raw, Stage, stage_on
-from servers import RabbitServer, RedisServer, Worker
+from patterns.bad_input.stage import Raw, Stage
+from patterns.stage import RESULT_DB
+from servers import RedisServer, Worker
 
 
 def make_keys(folder: Path, owner: str) -> Path:
@@ -52,14 +53,10 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return make_keys(folder / "ours", "ours"), make_keys(folder / "strangers", "stranger")
 
 
-@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
-def running(request: pytest.FixtureRequest, redis: RedisServer, keys: Keys) -> Iterator[tuple[Stage, Worker]]:
-    broker = redis.url(0)
-    if request.param == "rabbitmq":
-        rabbit: RabbitServer = request.getfixturevalue("rabbit")
-        broker = rabbit.url()
+@pytest.fixture(scope="module")
+def running(redis: RedisServer, broker: str, keys: Keys) -> Iterator[tuple[Stage, Worker]]:
     env = {"SIGNING_KEYS": str(keys[0])}
-    with stage_on(redis, broker) as stage, stage.worker(app="signing:app", env=env) as worker:
+    with Stage.on(redis, broker) as stage, stage.worker(app="signing:app", env=env) as worker:
         yield stage, worker
 
 
@@ -71,7 +68,7 @@ def run(stage: Stage, keys: Path, source: str, *arguments: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        cwd=APPS,
+        cwd=Stage.APPS,
         env={**os.environ, **urls, "SIGNING_KEYS": str(keys)},
         timeout=50,
     )
@@ -108,7 +105,7 @@ def test_message_that_a_stranger_signed_is_kept_and_not_run(running: tuple[Stage
     stage, worker = running
     stage.letters.purge(stage.queue)
     sent = run(stage, keys[1], SEND, stage.queue)
-    (letter,) = stage.wait_letters(1, worker)
+    (letter,) = stage.wait_letters(1, what=worker.log)
     assert (letter.reason, letter.message.task_id) == ("bad_signature", sent), letter.error
     assert run(stage, keys[0], SEND_AND_GET, stage.queue) == "42", "the worker goes on"
     with stage.redis.client(RESULT_DB) as results:
@@ -119,7 +116,7 @@ def test_message_that_nobody_signed_is_kept_and_not_run(running: tuple[Stage, Wo
     stage, worker = running
     stage.letters.purge(stage.queue)
     stage.put(Raw(json.dumps([[21], {}, {}]).encode(), {"task": "double", "id": "unsigned"}))
-    (letter,) = stage.wait_letters(1, worker)
+    (letter,) = stage.wait_letters(1, what=worker.log)
     assert (letter.reason, letter.message.task_id) == ("undecodable", "unsigned")
     assert letter.error.startswith("ContentDisallowed: Refusing to deserialize untrusted content of type json")
     assert letter.error.endswith("accept_content is ['auth'] here")

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from typing_extensions import override
 
-from patterns.bad_input.stage import WITHIN, Stage, stage_on
+from patterns.bad_input.stage import Stage
+from patterns.stage import WITHIN
 from servers import LOOPBACK, RedisServer, Worker, eventually, redis_server
 
 RUN = ("rate_open", "circuit_closed")
@@ -28,7 +29,7 @@ def apart() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def running(redis: RedisServer, apart: RedisServer) -> Iterator[tuple[Stage, Worker]]:
     env = {"CELERY_PATTERNS_STORE_URL": apart.url()}
-    with stage_on(redis, redis.url(0)) as stage, stage.worker(app="guarded:app", concurrency=8, env=env) as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker(app="guarded:app", concurrency=8, env=env) as worker:
         yield stage, worker
 
 

@@ -1,27 +1,15 @@
-"""A real Redis for each module, emptied for each test, and stores on it."""
+"""Stores on the module's Redis, which is emptied for each test that has one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from celery import Celery
 
 from celery_patterns.store import Store, StoreSettings
 from patterns.resilience.clocked import ClockedStore
-from servers import RabbitKind, RabbitServer, RedisKind, RedisServer, redis_server
-
-
-@pytest.fixture(scope="module")
-def redis(redis_kind: RedisKind) -> Iterator[RedisServer]:
-    with redis_server(kind=redis_kind) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def rabbit(rabbit_of: Callable[[RabbitKind], RabbitServer], rabbit_kind: RabbitKind) -> RabbitServer:
-    """One RabbitMQ for all: it takes seven seconds to start, and each test has queues of its own."""
-    return rabbit_of(rabbit_kind)
+from servers import RedisServer
 
 
 @pytest.fixture

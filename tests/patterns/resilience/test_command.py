@@ -16,7 +16,7 @@ from kombu.connection import Connection
 
 from celery_patterns.cli.command import main
 from celery_patterns.cli.tables import ago, table
-from patterns.resilience.stage import APPS, Stage, stage_on
+from patterns.resilience.stage import Stage
 from servers import RabbitServer, RedisKind, RedisServer, eventually, redis_server
 from servers_kinds import program_of, version
 
@@ -47,7 +47,7 @@ def run(redis: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 @pytest.fixture(scope="module")
 def stage(redis: RedisServer) -> Iterator[Stage]:
     """A queue with three letters: two of one place, and one that is no task message."""
-    with stage_on(redis, redis.url(0)) as stage, stage.worker(concurrency=2) as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker(concurrency=2) as worker:
         stage.send("fail", "a1")
         stage.wait_letters(1, what=worker.log)
         stage.send("fail", "a2", 7)
@@ -210,7 +210,7 @@ def test_doctor_names_what_loses_tasks_on_redis(
 
 def test_doctor_on_an_application(stage: Stage) -> None:
     urls = {"CELERY_BROKER_URL": stage.redis.url(0), "CELERY_RESULT_BACKEND": stage.redis.url(1)}
-    done = doctor("shaky:app", directory=APPS, LEDGER_URL="redis://127.0.0.1:1/0", **urls)
+    done = doctor("shaky:app", directory=Stage.APPS, LEDGER_URL="redis://127.0.0.1:1/0", **urls)
     found = findings(done.stdout)
     assert done.returncode == 0, done.stderr
     assert "visibility_timeout is 2 s, and these may run longer and then run twice: die" in found["visibility"][0][1]

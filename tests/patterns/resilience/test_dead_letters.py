@@ -16,14 +16,14 @@ from celery_patterns.resilience.patching import patch
 from celery_patterns.resilience.replay import send
 from celery_patterns.store import Store, StoreSettings
 from celery_patterns.store import settings as store_settings
-from patterns.resilience.stage import Stage, stage_on
+from patterns.resilience.stage import Stage, lines_on_letters
 from servers import RedisServer, Worker, eventually, redis_server
 
 
 @pytest.fixture(scope="module")
 def running(redis: RedisServer) -> Iterator[tuple[Stage, Worker]]:
     """One worker for the tests that do not harm it."""
-    with stage_on(redis, redis.url(0)) as stage, stage.worker(concurrency=2) as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker(concurrency=2) as worker:
         yield stage, worker
 
 
@@ -163,7 +163,7 @@ def test_worker_without_the_agent_keeps_the_same_letters(redis: RedisServer) -> 
     """An application's ``PatternApp`` or ``install`` brings what is needed; only the metrics are the agent's."""
     # Nobody renews what the worker holds, and Celery may need five seconds to notice a dead child.
     env = {"SHAKY_VISIBILITY": "60"}
-    with stage_on(redis, redis.url(0)) as stage, stage.worker(agent=False, concurrency=2, env=env) as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker(agent=False, concurrency=2, env=env) as worker:
         failed = stage.send("fail", "b1", 7)
         killed = stage.send("die", "b2")
         unknown = stage.send("nobody.knows", 1)
@@ -185,7 +185,7 @@ def test_worker_without_the_agent_keeps_the_same_letters(redis: RedisServer) -> 
 
 
 def test_letters_are_counted_on_the_metrics(redis: RedisServer) -> None:
-    with stage_on(redis, redis.url(0)) as stage, stage.worker() as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker() as worker:
         stage.send("fail", "m1")
         stage.send("fail", "m2")
         stage.send("nobody.knows")
@@ -200,7 +200,7 @@ def test_letters_are_counted_on_the_metrics(redis: RedisServer) -> None:
 
 def test_letters_that_cannot_be_kept_are_counted_too(redis: RedisServer) -> None:
     """They wait while the store is away; those that can never be kept are lost but for the log."""
-    with redis_server() as apart, stage_on(redis, redis.url(0)) as stage:
+    with redis_server() as apart, Stage.on(redis, redis.url(0)) as stage:
         env = {store_settings.ENV_URL: apart.url(), "CELERY_PATTERNS_DEAD_LETTERS": "all"}
         with stage.worker(env=env, app="patient:app") as worker:
             apart.stop()
@@ -211,15 +211,9 @@ def test_letters_that_cannot_be_kept_are_counted_too(redis: RedisServer) -> None
             eventually(lambda: lines_on_letters(worker) == {kept, "celery_agent_dead_letters_waiting 0.0"})
 
 
-def lines_on_letters(worker: Worker) -> set[str]:
-    """Return what a worker's metrics say of dead letters."""
-    _, text = worker.request("/metrics")
-    return {line for line in text.splitlines() if line.startswith("celery_agent_dead_letters")}
-
-
 def test_oversized_message_is_kept_undecoded(redis: RedisServer) -> None:
     limits = {"CELERY_PATTERNS_MAX_MESSAGE_BYTES": "10KB"}
-    with stage_on(redis, redis.url(0)) as stage, stage.worker(env=limits) as worker:
+    with Stage.on(redis, redis.url(0)) as stage, stage.worker(env=limits) as worker:
         stage.send("ok", "x" * 20_000)
         (letter,) = stage.wait_letters(1, what=worker.log)
         assert (letter.reason, letter.message.task) == ("oversized", "ok")
@@ -231,7 +225,7 @@ def test_oversized_message_is_kept_undecoded(redis: RedisServer) -> None:
 @pytest.mark.parametrize("trouble", ["down", "full"])
 def test_store_in_trouble_holds_the_message_back_until_its_letter_is_kept(redis: RedisServer, trouble: str) -> None:
     """Down, or out of memory: the message stays unacknowledged, others go on, and nothing is lost."""
-    with redis_server() as apart, stage_on(redis, redis.url(0)) as stage:
+    with redis_server() as apart, Stage.on(redis, redis.url(0)) as stage:
         env = {store_settings.ENV_URL: apart.url(), "CELERY_PATTERNS_DEAD_LETTERS": "all"}
         # Longer than the test: what is held back must not come again meanwhile.
         with stage.worker(concurrency=2, env=env, app="patient:app") as worker:

@@ -12,7 +12,7 @@ from celery import Celery
 from celery_patterns.resilience.letter_queues import LetterQueues
 from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.resilience.replay import send
-from patterns.resilience.stage import Stage, stage_on
+from patterns.resilience.stage import Stage
 from servers import RabbitServer, RedisServer, eventually
 
 pytestmark = pytest.mark.every_rabbit
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.every_rabbit
 
 @pytest.fixture
 def stage(redis: RedisServer, rabbit: RabbitServer) -> Iterator[Stage]:
-    with stage_on(redis, rabbit.url()) as stage:
+    with Stage.on(redis, rabbit.url()) as stage:
         yield stage
 
 

@@ -11,8 +11,8 @@ import pytest
 from kombu.entity import Queue
 
 from celery_patterns.resilience.letter_queues import SUFFIX, LetterQueues
-from patterns.resilience.stage import Stage, stage_on
-from servers import RabbitKind, RabbitServer, RedisServer, Worker, eventually, rabbitmq_server
+from patterns.resilience.stage import Stage, lines_on_letters
+from servers import RabbitKind, RabbitServer, RedisServer, eventually, rabbitmq_server
 
 ALL_ON_BROKER = {"CELERY_PATTERNS_DEAD_LETTERS": "all", "CELERY_PATTERNS_DEAD_LETTERS_ON": "broker"}
 MOST_BYTES = 20_000
@@ -25,12 +25,6 @@ def narrow(rabbit_kind: RabbitKind) -> Iterator[RabbitServer]:
     """A RabbitMQ that takes no large message."""
     with rabbitmq_server(rabbit_kind, settings=f"max_message_size = {MOST_BYTES}") as server:
         yield server
-
-
-def lines_on_letters(worker: Worker) -> set[str]:
-    """Return what a worker's metrics say of dead letters."""
-    _, text = worker.request("/metrics")
-    return {line for line in text.splitlines() if line.startswith("celery_agent_dead_letters")}
 
 
 def send_compressed(stage: Stage, task: str, *args: Any) -> str:
@@ -46,7 +40,7 @@ def waiting(stage: Stage) -> int:
 @pytest.mark.every_rabbit
 def test_letters_that_can_never_be_kept_are_counted_as_lost(redis: RedisServer, narrow: RabbitServer) -> None:
     """A failed task's and a killed process's; each is in the log, its message does not come again, and others run."""
-    with stage_on(redis, narrow.url()) as stage, stage.worker(env=ALL_ON_BROKER) as worker:
+    with Stage.on(redis, narrow.url()) as stage, stage.worker(env=ALL_ON_BROKER) as worker:
         failed = send_compressed(stage, "plain_fail", LONG)
         lost = f'celery_agent_dead_letters_lost_total{{queue="{stage.queue}",reason='
         waits = "celery_agent_dead_letters_waiting 0.0"
@@ -69,7 +63,7 @@ def test_letters_that_can_never_be_kept_are_counted_as_lost(redis: RedisServer, 
 @pytest.mark.every_rabbit
 def test_letters_wait_while_their_queue_takes_no_more(redis: RedisServer, rabbit: RabbitServer) -> None:
     """Somebody has bounded the letters' queue, and has the broker refuse what is too much."""
-    with stage_on(redis, rabbit.url()) as stage:
+    with Stage.on(redis, rabbit.url()) as stage:
         bounded = {"x-max-length": 1, "x-overflow": "reject-publish"}
         with stage.app.connection_for_write() as connection, connection.channel() as channel:
             Queue(stage.queue + SUFFIX, durable=True, queue_arguments=bounded, channel=channel).queue_declare()  # type: ignore[no-untyped-call]
@@ -90,7 +84,7 @@ def test_letters_wait_while_their_queue_takes_no_more(redis: RedisServer, rabbit
 def test_text_that_is_no_unicode_costs_no_letter(redis: RedisServer) -> None:
     """As the name of a file may be, in an error's text and in an id."""
     odd = "no file \udcff"
-    with stage_on(redis, redis.url(0)) as stage:
+    with Stage.on(redis, redis.url(0)) as stage:
         env = {"CELERY_PATTERNS_DEAD_LETTERS": "all"}
         with stage.worker(app="patient:app", env=env) as worker:
             sent = stage.send("plain_fail", odd)

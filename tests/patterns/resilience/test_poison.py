@@ -15,16 +15,15 @@ from hypothesis import strategies as st
 from celery_patterns.resilience.poison import COUNT, Deliveries
 from celery_patterns.store import Store, StoreSettings
 from patterns.resilience.clocked import ClockedStore
-from patterns.resilience.stage import Stage, stage_on
+from patterns.resilience.stage import Stage
 from servers import RabbitServer, RedisServer, eventually, redis_server
 
 MAX_DELIVERIES = 2
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def stage(request: pytest.FixtureRequest, redis: RedisServer) -> Iterator[Stage]:
-    broker = redis.url(0) if request.param == "redis" else request.getfixturevalue("rabbit").url()
-    with stage_on(redis, broker) as stage:
+@pytest.fixture
+def stage(redis: RedisServer, broker: str) -> Iterator[Stage]:
+    with Stage.on(redis, broker) as stage:
         yield stage
 
 
@@ -83,7 +82,7 @@ def test_message_of_a_worker_that_is_shut_down_coldly_is_no_poison(stage: Stage,
 
 def test_long_task_of_a_killed_worker_is_no_poison(redis: RedisServer, rabbit: RabbitServer) -> None:
     """A pod that is lost costs its task one of its deliveries, and no more."""
-    with stage_on(redis, rabbit.url()) as stage:
+    with Stage.on(redis, rabbit.url()) as stage:
         sent = stage.send("wait", stage.queue, 0.5)
         for lost in range(2):
             with stage.worker() as worker:
@@ -149,7 +148,7 @@ def test_forgotten_script_loads_itself(clocked: ClockedStore) -> None:
 
 def test_message_waits_for_no_store(redis: RedisServer, rabbit: RabbitServer) -> None:
     """The guard is no reason not to run: without its store, a message that came before runs uncounted."""
-    with redis_server() as apart, stage_on(redis, rabbit.url()) as stage:
+    with redis_server() as apart, Stage.on(redis, rabbit.url()) as stage:
         sent = stage.send("wait", stage.queue, 0.5)
         env = {"CELERY_PATTERNS_STORE_URL": apart.url()}
         with stage.worker(env=env) as worker:

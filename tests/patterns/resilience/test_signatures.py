@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from patterns.resilience.stage import APPS, stage_on
+from patterns.resilience.stage import Stage
 from servers import RedisServer, eventually
 
 SENDER = """
@@ -57,14 +57,14 @@ def run(redis: RedisServer, keys: Path, *command: str, **variables: str) -> subp
         check=False,
         capture_output=True,
         text=True,
-        cwd=APPS,
+        cwd=Stage.APPS,
         env={**os.environ, **urls, **variables},
         timeout=40,
     )
 
 
 def test_message_that_was_changed_on_the_way_is_kept_and_not_run(redis: RedisServer, keys: Path) -> None:
-    with stage_on(redis, redis.url(0)) as stage:
+    with Stage.on(redis, redis.url(0)) as stage:
         sent = run(redis, keys, "-c", SENDER, stage.queue)
         good = sent.stdout.strip()
         assert good, sent.stderr
