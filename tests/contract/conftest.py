@@ -11,9 +11,12 @@ import pytest
 from celery import Celery
 from celery.backends.redis import RedisBackend
 
+from celery_operator.adapters.connections import CeleryConnections
 from celery_operator.adapters.kubernetes.connection import ApiConnection
 from celery_operator.adapters.result_backend import RedisResultBackend
+from celery_operator.services.ports import Clock
 from contract.api_server import ApiServer
+from contract.publishing import StoppedClock
 from servers import LOOPBACK, RabbitKind, RabbitServer, RedisKind, RedisServer
 
 
@@ -56,6 +59,20 @@ def silent_port() -> Iterator[int]:
         listener.bind((LOOPBACK, 0))
         listener.listen(64)
         yield int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return the clock of the operator's connections, which stands still here."""
+    return StoppedClock()
+
+
+@pytest.fixture
+async def connections(clock: Clock) -> AsyncIterator[CeleryConnections]:
+    """Return the operator's connections to brokers and result backends."""
+    opened = CeleryConnections(clock)
+    yield opened
+    await opened.close_all()
 
 
 @pytest.fixture

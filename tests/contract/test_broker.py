@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import kombu.pools
 import pytest
 from celery import Celery
-from typing_extensions import override
 
-from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.connections import CeleryConnections
-from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import BrokerError
 from celery_operator.domain.messages import TaskMessage
-from celery_operator.services.ports import Broker
+from celery_operator.services.ports import Broker, ResultBackend
 from celery_patterns.protocol import PUBLISHED_AT_HEADER, TASK_HEADER, TaskIdentity
 from contract.patience import until
+from contract.publishing import NOW, UID, message
 from servers import (
-    LOOPBACK,
     RabbitKind,
     RabbitServer,
     RedisKind,
@@ -34,39 +30,16 @@ from servers import (
     celery_worker,
     every_kind,
     every_rabbit,
-    free_port,
-    redis_server,
 )
 
-UID = "11111111-2222-4333-8444-555555555555"
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 KINDS: list[RedisKind | RabbitKind] = [*every_kind(), *every_rabbit()]
 BROKERS = [pytest.param(kind, id=kind.name) for kind in KINDS]
-
-
-class StoppedClock(SystemClock):
-    """A clock that shows one time."""
-
-    @override
-    def now(self) -> datetime:
-        return NOW
-
-
-def message(queue: str, index: int = 0, **fields: Any) -> TaskMessage:
-    identity = TaskIdentity(uid=UID, run=1, step=queue, index=index, attempt=1)
-    return TaskMessage(identity=identity, task="stock.describe", queue=queue, **fields)
+STOCK_BROKER_DB, STOCK_RESULT_DB = 4, 5
 
 
 @pytest.fixture(params=BROKERS)
 def url(request: pytest.FixtureRequest, broker_url: Callable[..., str]) -> str:
     return broker_url(request.param)
-
-
-@pytest.fixture
-async def connections() -> AsyncIterator[CeleryConnections]:
-    opened = CeleryConnections(StoppedClock())
-    yield opened
-    await opened.close_all()
 
 
 @pytest.fixture
@@ -236,40 +209,53 @@ async def test_a_queue_that_is_deleted_meanwhile_is_an_error_and_comes_back(
     assert await broker.waiting([queue]) == {queue: 1}
 
 
-def stock_worker(broker: str, backend: str, queue: str) -> AbstractContextManager[Worker]:
-    return celery_worker(
-        broker=broker,
-        backend=backend,
-        app="stock_app:app",
-        queues=queue,
-        pool="solo",
-        agent=False,
-        python_path=Path(__file__).parent,
-    )
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What a stock worker shares with the operator: a broker, a result backend and a queue."""
+
+    url: str
+    broker: Broker
+    redis: RedisServer
+    backend: ResultBackend
+    queue: str
+
+    def worker(self) -> AbstractContextManager[Worker]:
+        """Start one."""
+        return celery_worker(
+            broker=self.url,
+            backend=self.redis.url(STOCK_RESULT_DB),
+            app="stock_app:app",
+            queues=self.queue,
+            pool="solo",
+            agent=False,
+            python_path=Path(__file__).parent,
+        )
 
 
-@pytest.mark.parametrize("kind", BROKERS)
-async def test_a_stock_worker_runs_what_was_published(
-    kind: RedisKind | RabbitKind,
+@pytest.fixture(params=BROKERS)
+def stock(
+    request: pytest.FixtureRequest,
     broker_url: Callable[..., str],
     redis: RedisServer,
     connections: CeleryConnections,
     queue: str,
-) -> None:
-    url = broker_url(kind, 4)
-    broker = connections.broker(url)
-    backend = connections.result_backend(redis.url(5))
-    first = message(queue, 0, args=(1, {"a": [2]}), kwargs={"b": "c"}, time_limit=60, soft_time_limit=50)
-    second = TaskMessage(TaskIdentity(UID, 1, f"{queue}-fail", 0, 1), "stock.fail", queue=queue)
-    worker = stock_worker(url, redis.url(5), queue)
+) -> Stock:
+    url = broker_url(request.param, STOCK_BROKER_DB)
+    backend = connections.result_backend(redis.url(STOCK_RESULT_DB))
+    return Stock(url, connections.broker(url), redis, backend, queue)
+
+
+async def test_a_stock_worker_runs_what_was_published(stock: Stock) -> None:
+    first = message(stock.queue, 0, args=(1, {"a": [2]}), kwargs={"b": "c"}, time_limit=60, soft_time_limit=50)
+    second = TaskMessage(TaskIdentity(UID, 1, f"{stock.queue}-fail", 0, 1), "stock.fail", queue=stock.queue)
     ids = [first.identity.task_id, second.identity.task_id]
-    await broker.publish([first, second])
+    await stock.broker.publish([first, second])
 
     async def both() -> Any:
-        results = await backend.read(ids)
+        results = await stock.backend.read(ids)
         return results if len(results) == 2 else None
 
-    with worker as running:
+    with stock.worker() as running:
         results = await until(both, what=running.log)
     done, failed = results[ids[0]], results[ids[1]]
     assert (done.state, done.value) == (
@@ -279,7 +265,7 @@ async def test_a_stock_worker_runs_what_was_published(
             "kwargs": {"b": "c"},
             "id": ids[0],
             "timelimit": [60, 50],
-            "queue": queue,
+            "queue": stock.queue,
             "header": first.identity.to_header(),
             "published_at": NOW.timestamp(),
             "ignore_result": False,
@@ -288,117 +274,17 @@ async def test_a_stock_worker_runs_what_was_published(
     assert (failed.state, failed.exception, failed.message) == ("FAILURE", "LookupError", "nothing here")
 
 
-@pytest.mark.parametrize("kind", BROKERS)
-async def test_revoked_tasks_are_not_run(
-    kind: RedisKind | RabbitKind,
-    broker_url: Callable[..., str],
-    redis: RedisServer,
-    connections: CeleryConnections,
-    queue: str,
-) -> None:
+async def test_revoked_tasks_are_not_run(stock: Stock) -> None:
     """A worker that hears of it before the message reaches it stores REVOKED instead of running."""
-    url = broker_url(kind, 6)
-    broker, backend = connections.broker(url), connections.result_backend(redis.url(7))
-    task = message(queue)
-    worker = stock_worker(url, redis.url(7), queue)
+    task = message(stock.queue)
 
     async def heard() -> bool:
         # A broadcast reaches only workers that listen by now.
-        await broker.revoke([task.identity.task_id])
+        await stock.broker.revoke([task.identity.task_id])
         return f"Tasks flagged as revoked: {task.identity.task_id}" in running.log()
 
-    with worker as running:
+    with stock.worker() as running:
         await until(heard, what=running.log)
-        await broker.publish([task])
-        results = await until(lambda: backend.read([task.identity.task_id]), what=running.log)
+        await stock.broker.publish([task])
+        results = await until(lambda: stock.backend.read([task.identity.task_id]), what=running.log)
     assert results[task.identity.task_id].state == "REVOKED"
-
-
-# --------------------------------------------------------------------------------------------------------------- faults
-
-
-async def _fails(broker: Broker, queue: str) -> list[BrokerError]:
-    """Every method says so within four seconds, and none answers 0."""
-    calls = (broker.waiting([queue]), broker.waiting([]), broker.publish([message(queue)]), broker.revoke(["x"]))
-    async with asyncio.timeout(4):
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-    errors = [answer for answer in answers if isinstance(answer, BrokerError)]
-    assert len(errors) == len(calls), answers
-    return errors
-
-
-@pytest.mark.parametrize("scheme", ["redis", "amqp"])
-async def test_a_broker_that_refuses_connections_is_an_error(scheme: str, connections: CeleryConnections) -> None:
-    port = free_port()
-    broker = connections.broker(f"{scheme}://me:secret@{LOOPBACK}:{port}/0")
-    for error in await _fails(broker, "q"):
-        assert error.reason == Reason.CONNECTION_FAILED
-        assert f"{scheme}://***@{LOOPBACK}:{port}/0" in error.message
-        assert "secret" not in error.message
-
-
-@pytest.mark.parametrize("scheme", ["redis", "amqp"])
-async def test_a_broker_that_accepts_and_says_nothing_is_an_error(
-    scheme: str, connections: CeleryConnections, silent_port: int
-) -> None:
-    broker = connections.broker(f"{scheme}://{LOOPBACK}:{silent_port}/0")
-    for error in await _fails(broker, "q"):
-        assert error.reason == Reason.CONNECTION_FAILED
-
-
-@pytest.mark.every_redis
-async def test_a_redis_that_stops_is_unknown_and_heals(
-    redis_kind: RedisKind, connections: CeleryConnections, queue: str
-) -> None:
-    with redis_server(kind=redis_kind) as server:
-        broker = connections.broker(server.url())
-        await broker.publish([message(queue)])
-        assert await broker.waiting([queue]) == {queue: 1}
-        server.stop()
-        await _fails(broker, queue)
-        server.start()
-        await broker.publish([message(queue)])
-        assert await broker.waiting([queue]) == {queue: 1}
-
-
-async def test_a_closed_amqp_connection_heals(
-    rabbitmq: RabbitServer, connections: CeleryConnections, queue: str
-) -> None:
-    broker: Any = connections.broker(rabbitmq.url())
-    await broker.publish([message(queue)])
-    assert await broker.waiting([queue]) == {queue: 1}
-    with broker.use() as opened:
-        for session in (opened._reading, opened._publishing):
-            session._connection.transport.sock.shutdown(2)
-    with pytest.raises(BrokerError):
-        await broker.waiting([queue])
-    with pytest.raises(BrokerError):
-        await broker.publish([message(queue)])
-    assert await broker.waiting([queue]) == {queue: 1}
-    await broker.publish([message(queue)])
-    assert await broker.waiting([queue]) == {queue: 2}
-
-
-def _with_password(kind: RedisKind) -> AbstractContextManager[RedisServer]:
-    return redis_server("--user", "someone", "on", ">right", "~*", "&*", "+@all", kind=kind)
-
-
-@pytest.mark.every_redis
-@pytest.mark.parametrize("credentials", ["someone:wrong", "nobody:x"])
-async def test_refused_credentials_have_their_own_reason(
-    credentials: str, redis_kind: RedisKind, connections: CeleryConnections
-) -> None:
-    with _with_password(redis_kind) as server:
-        broker = connections.broker(f"redis://{credentials}@{LOOPBACK}:{server.port}/0")
-        for error in await _fails(broker, "q"):
-            assert error.reason == Reason.AUTHENTICATION_FAILED
-            assert credentials not in error.message
-
-
-async def test_rabbitmq_refusing_credentials_has_its_own_reason(
-    rabbitmq: RabbitServer, connections: CeleryConnections
-) -> None:
-    broker = connections.broker(f"amqp://guest:wrong-secret@{LOOPBACK}:{rabbitmq.port}//")
-    for error in await _fails(broker, "q"):
-        assert error.reason == Reason.AUTHENTICATION_FAILED
-        assert "wrong-secret" not in error.message

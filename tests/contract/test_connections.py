@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,13 +17,6 @@ from servers import RedisServer, eventually
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-@pytest.fixture
-async def connections(clock: FakeClock) -> AsyncIterator[CeleryConnections]:
-    opened = CeleryConnections(clock)
-    yield opened
-    await opened.close_all()
 
 
 def connected(redis: RedisServer, database: int) -> int:
