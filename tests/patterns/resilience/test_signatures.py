@@ -2,72 +2,27 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 
 from patterns.resilience.stage import Stage
+from patterns.signatures import APP, SEND, make_keys, run, run_source, signing_worker
+from patterns.stage import RESULT_DB
 from servers import RedisServer, eventually
-
-SENDER = """
-from signed import app, double
-import sys
-print(double.apply_async((21,), queue=sys.argv[1]).id)
-"""
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("keys")
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "signed")])
-    now = dt.datetime.now(dt.UTC)  # noqa: TID251 - certificates are of real time
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "signed.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = serialization.PrivateFormat.TraditionalOpenSSL
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption())
-    )
-    return folder
-
-
-def run(redis: RedisServer, keys: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    urls = {"CELERY_BROKER_URL": redis.url(0), "CELERY_RESULT_BACKEND": redis.url(1), "SIGNED_KEYS": str(keys)}
-    return subprocess.run(
-        [sys.executable, *command],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Stage.APPS,
-        env={**os.environ, **urls, **variables},
-        timeout=40,
-    )
+    return make_keys(tmp_path_factory.mktemp("keys") / "own", "signing")
 
 
 def test_message_that_was_changed_on_the_way_is_kept_and_not_run(redis: RedisServer, keys: Path) -> None:
     with Stage.on(redis, redis.url(0)) as stage:
-        sent = run(redis, keys, "-c", SENDER, stage.queue)
-        good = sent.stdout.strip()
-        assert good, sent.stderr
+        good = run_source(stage, keys, SEND, stage.queue)
+        assert good
         with redis.client() as client:
             found: Any = client.lrange(stage.queue, 0, 0)
             payload = json.loads(found[0])
@@ -75,10 +30,10 @@ def test_message_that_was_changed_on_the_way_is_kept_and_not_run(redis: RedisSer
             payload["headers"]["id"] = "forged"
             payload["properties"]["delivery_tag"] = "forged"
             client.lpush(stage.queue, json.dumps(payload))
-        with stage.worker(app="signed:app", env={"SIGNED_KEYS": str(keys)}) as worker:
+        with signing_worker(stage, keys) as worker:
             (letter,) = stage.wait_letters(1, what=worker.log)
             assert (letter.reason, letter.message.task_id) == ("bad_signature", "forged"), letter.error
-            with redis.client(1) as results:
+            with redis.client(RESULT_DB) as results:
                 eventually(lambda: results.get(f"celery-task-meta-{good}"), what=worker.log)
                 assert results.get("celery-task-meta-forged") is None
 
@@ -87,14 +42,15 @@ def test_message_that_was_changed_on_the_way_is_kept_and_not_run(redis: RedisSer
     ("variables", "level", "message"),
     [
         ({}, "ok", "a result is stored and read again"),
-        ({"SIGNED_RESULTS": "json"}, "error", "result_serializer is 'json', but results of that kind"),
+        ({"SIGNING_RESULTS": "json"}, "error", "result_serializer is 'json', but results of that kind"),
     ],
     ids=["signed", "refused"],
 )
 def test_doctor_makes_the_round_trip_of_signatures(
     redis: RedisServer, keys: Path, variables: dict[str, str], level: str, message: str
 ) -> None:
-    done = run(redis, keys, "-m", "celery_patterns.cli", "doctor", "-A", "signed:app", "--json", **variables)
+    with Stage.on(redis, redis.url(0)) as stage:
+        done = run(stage, keys, "-m", "celery_patterns.cli", "doctor", "-A", APP, "--json", **variables)
     assert done.returncode in (0, 1), done.stderr
     found = [each for each in json.loads(done.stdout) if each["check"] in ("messages", "results")]
     assert {
