@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,13 @@ from servers import Worker, eventually
 Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 
+DoomedAndHeir = Callable[[Any], AbstractContextManager[tuple[Worker, Worker]]]
+
 LEASE_SECONDS = 2
+
+
+def lease(seconds: float) -> dict[str, str]:
+    return {"CELERY_PATTERNS_LEASE_SECONDS": str(seconds), "SHOP_VISIBILITY": "2"}
 
 
 @pytest.fixture
@@ -27,8 +34,19 @@ def start(start_worker: StartWorker) -> StartWorker:
     return partial(start_worker, app="patterns.tasks.mortal:app")
 
 
-def lease(seconds: float) -> dict[str, str]:
-    return {"CELERY_PATTERNS_LEASE_SECONDS": str(seconds), "SHOP_VISIBILITY": "2"}
+@pytest.fixture
+def doomed_and_heir(start: StartWorker, wait_start: WaitStart, key: str) -> DoomedAndHeir:
+    """Start a worker that runs a task for long, and one of the queue ``other<key>`` that is to have what it held."""
+
+    @contextmanager
+    def begun(task: Any) -> Iterator[tuple[Worker, Worker]]:
+        env = lease(LEASE_SECONDS)
+        with start(queues=f"other{key}", env=env) as heir, start(queues=f"q{key}", env=env) as doomed:
+            task.apply_async([key, 30], queue=f"q{key}")
+            wait_start(key)
+            yield doomed, heir
+
+    return begun
 
 
 def kill_main(worker: Worker) -> None:
@@ -62,12 +80,9 @@ def test_main_process_that_stands_still_loses_the_key_and_only_one_of_two_runs_c
 
 @KILLS
 def test_lock_outlives_a_dead_main_process_by_its_lease(
-    start: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str, kill: Callable[[Worker], None]
+    doomed_and_heir: DoomedAndHeir, ledger: Ledger, key: str, kill: Callable[[Worker], None]
 ) -> None:
-    env = lease(LEASE_SECONDS)
-    with start(queues=f"other{key}", env=env) as heir, start(queues=f"q{key}", env=env) as doomed:
-        mortal.report.apply_async([key, 30], queue=f"q{key}")
-        wait_start(key)
+    with doomed_and_heir(mortal.report) as (doomed, heir):
         kill(doomed)
         killed = time.time()  # noqa: TID251 - compared with what the tasks noted
 
@@ -101,12 +116,9 @@ def test_place_in_a_bulkhead_is_free_when_its_child_is_killed(
 
 @KILLS
 def test_place_in_a_bulkhead_outlives_a_dead_main_process_by_its_lease(
-    start: StartWorker, ledger: Ledger, wait_start: WaitStart, key: str, kill: Callable[[Worker], None]
+    doomed_and_heir: DoomedAndHeir, ledger: Ledger, key: str, kill: Callable[[Worker], None]
 ) -> None:
-    env = lease(LEASE_SECONDS)
-    with start(queues=f"other{key}", env=env) as heir, start(queues=f"q{key}", env=env) as doomed:
-        mortal.export.apply_async([key, 30], queue=f"q{key}")
-        wait_start(key)
+    with doomed_and_heir(mortal.export) as (doomed, heir):
         waits = mortal.export.apply_async([key], queue=f"other{key}")
         eventually(lambda: waits.state == "RETRY", what=heir.log)
         kill(doomed)
