@@ -15,12 +15,14 @@ from celery_operator.adapters.connections import CeleryConnections
 from celery_operator.adapters.result_backend import RedisResultBackend
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import ResultBackendError, SpecError
-from celery_operator.domain.messages import Claim, TaskResult
+from celery_operator.domain.messages import Claim, Resumption, TaskResult
 from celery_operator.services.ports import ResultBackend
+from celery_patterns.agent.next_retry import NextRetry
 from celery_patterns.agent.store import RELEASE, Verdict
 from celery_patterns.protocol import (
     CLAIM_DONE,
     CLAIM_KEEP_SECONDS,
+    RetryNote,
     claim_key,
 )
 from contract.claims import guard
@@ -114,7 +116,7 @@ async def test_claims_of_the_guard_are_seen_by_the_servers_clock(backend: Result
     assert claims == {
         alive: Claim("running", worker="w1"),
         lapsed: Claim("running", worker="w4", lease_over=True, seconds_since_lease=ago, starts=2),
-        done: Claim("done", worker="w2"),
+        done: Claim("done", worker="w2", resumption=Resumption(1)),
         given_back: Claim("returned", worker="w3"),
     }
 
@@ -130,10 +132,54 @@ async def test_celerys_own_retries_are_followed(backend: ResultBackend, celery_b
             store.claim(task_id, 1, token="t", worker="w1", name="n", result_seen=True)
         store.conclude([(store.key(both_done, 1), "t", CLAIM_DONE)])
     assert await backend.claims([second_runs, between, both_done]) == {
-        second_runs: Claim("running", worker="w1"),
-        between: Claim("done", worker="w0"),
-        both_done: Claim("done", worker="w1"),
+        second_runs: Claim("running", worker="w1", resumption=Resumption(1)),
+        between: Claim("done", worker="w0", resumption=Resumption(1)),
+        both_done: Claim("done", worker="w1", resumption=Resumption(2)),
     }
+
+
+async def test_a_claim_tells_when_celerys_retry_is_due_and_what_its_message_carries(
+    backend: ResultBackend, celery_backend: Any, redis: RedisServer
+) -> None:
+    """Whoever holds that message may lose it; the claim is kept for as long after that time as any other."""
+    due, later, given_back = fresh(3)
+    note = RetryNote("slow", {"attempt": 2, "deferrals": 1})
+    with guard(celery_backend) as store:
+        for task_id, seconds in ((due, 0.0), (later, 2 * CLAIM_KEEP_SECONDS), (given_back, 0.0)):
+            store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+            assert not store.note_retry(store.key(task_id, 0), "another", NextRetry(9.0))
+            assert store.note_retry(store.key(task_id, 0), "t", NextRetry(seconds, note))
+            store.renew([(store.key(task_id, 0), "t")])
+            store.conclude([(store.key(task_id, 0), "t", CLAIM_DONE)])
+        store.claim(given_back, 1, token="u", worker="w", name="n", result_seen=True)
+        store.conclude([(store.key(given_back, 1), "u", RELEASE)])
+    claims = dict(await backend.claims([due, later, given_back]))
+    overdue = [claims[task_id].retry_overdue_seconds or 0.0 for task_id in (due, later)]
+    assert 0.0 <= overdue[0] < 10.0
+    assert -2.0 * CLAIM_KEEP_SECONDS <= overdue[1] < -2.0 * CLAIM_KEEP_SECONDS + 10.0
+    following = Resumption(1, "slow", {"attempt": 2, "deferrals": 1})
+    assert claims == {
+        due: Claim("done", worker="w", resumption=following, retry_overdue_seconds=overdue[0]),
+        later: Claim("done", worker="w", resumption=following, retry_overdue_seconds=overdue[1]),
+        given_back: Claim("returned", worker="w", resumption=following),
+    }
+    with redis.client(8) as client:
+        left: Any = [client.ttl(claim_key(task_id)) for task_id in (due, later)]
+    assert [CLAIM_KEEP_SECONDS - 10 < left[0] <= CLAIM_KEEP_SECONDS, left[1] > 3 * CLAIM_KEEP_SECONDS - 10] == [
+        True
+    ] * 2
+
+
+async def test_a_claim_of_an_older_agent_tells_since_when_it_is_done(
+    backend: ResultBackend, celery_backend: Any
+) -> None:
+    (task_id,) = fresh()
+    with guard(celery_backend, lease_seconds=-3.0) as store:
+        store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+        store.conclude([(store.key(task_id, 0), "t", CLAIM_DONE)])
+    claim = (await backend.claims([task_id]))[task_id]
+    assert 3.0 <= claim.seconds_since_lease < 10.0
+    assert claim.retry_overdue_seconds is None
 
 
 # -------------------------------------------------------------------------------------------------------------- abandon

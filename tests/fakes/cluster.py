@@ -56,7 +56,7 @@ class FakeCluster:
         new = {**copy.deepcopy(manifest), "status": live.get("status", {})}
         kept = {name: live["metadata"][name] for name in ("uid", "generation")}
         new["metadata"] = {**new["metadata"], **kept}
-        new["metadata"]["generation"] += new["spec"] != live["spec"]
+        new["metadata"]["generation"] += new.get("spec") != live.get("spec")  # a ConfigMap has none
         return self.put(new)
 
     async def create(self, manifest: Manifest) -> Manifest:

@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import json
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ PROTOCOL_VERSION = 1
 
 TASK_HEADER = "celery_operator"
 """Name of the message header that marks a workflow's task; its value is ``TaskIdentity.to_header()``."""
+
+TRIES_HEADER = "celery_patterns"
+"""Header in which a task of the patterns counts its tries and deferrals (``tasks.headers.Tries``)."""
 
 PUBLISHED_AT_HEADER = "published_at"
 """Seconds since the epoch at which a message was published (float). Celery itself notes no such time."""
@@ -230,7 +234,9 @@ MESSAGE_CHARACTERS = 256
 
 CLAIM_PREFIX = "celery-operator:claim:"
 """Redis hash on the result backend, one for each attempt that began: fields state, token, worker, until (ms, server's
-time), starts. It outlives the run by CLAIM_KEEP_SECONDS so that a late duplicate finds it."""
+time), starts; where it ended with a retry by Celery's own means also retry_at (ms, server's time) and retry_with
+(``RetryNote.to_text()``). It outlives the run, or the time of the retry, by CLAIM_KEEP_SECONDS so that a late duplicate
+finds it."""
 
 CLAIM_LEASE_SECONDS = 30
 """A claim that is not renewed for this long belongs to a dead worker."""
@@ -246,6 +252,38 @@ CLAIM_ABANDONED = "abandoned"
 def claim_key(task_id: str, retries: int = 0, key_prefix: str = "") -> str:
     """Return the key that guards one execution: the attempt's id and Celery's own retry count."""
     return f"{key_prefix}{CLAIM_PREFIX}{task_id}:{retries}"
+
+
+RETRY_NOTE_BYTES = 1024
+"""A longer note is not kept: the claims of a wide fan-out stay small, and what it would say can be done without."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryNote:
+    """What the message of a retry by Celery's own means carries that whoever publishes it again cannot know."""
+
+    queue: str = ""
+    """Where it was sent if that is another queue than its predecessor's."""
+    tries: dict[str, Any] | None = None
+    """The value of TRIES_HEADER."""
+
+    def to_text(self) -> str:
+        """Return the text that the claim keeps; empty if there is nothing to say or far too much."""
+        body = {name: value for name, value in (("q", self.queue), ("t", self.tries)) if value}
+        if not body:
+            return ""
+        text = json.dumps(body, separators=(",", ":"))
+        return text if len(text) <= RETRY_NOTE_BYTES else ""
+
+    @classmethod
+    def from_text(cls, text: str) -> RetryNote:
+        """Read a claim's text; what cannot be read says nothing."""
+        try:
+            body = json.loads(text) if text else {}
+        except (ValueError, RecursionError):
+            body = {}
+        queue, tries = (body.get("q"), body.get("t")) if isinstance(body, dict) else (None, None)
+        return cls(queue if isinstance(queue, str) else "", tries if isinstance(tries, dict) else None)
 
 
 # --------------------------------------------------------------------------------------------------- the worker agent

@@ -14,7 +14,7 @@ from celery import Celery
 from celery.utils.saferepr import saferepr
 
 from celery_operator.domain.messages import TaskMessage
-from celery_patterns.protocol import PUBLISHED_AT_HEADER, TASK_HEADER
+from celery_patterns.protocol import PUBLISHED_AT_HEADER, TASK_HEADER, TRIES_HEADER
 
 CONTENT_TYPE = "application/json"
 CONTENT_ENCODING = "utf-8"
@@ -67,12 +67,15 @@ class MessageBuilder:
             "task": message.task,
             "id": task_id,
             "root_id": task_id,
+            "retries": message.retries,
             "timelimit": [message.time_limit, message.soft_time_limit],
             "argsrepr": self._repr(message.args, self._args_length),
             "kwargsrepr": self._repr(message.kwargs, self._kwargs_length) if message.kwargs else "{}",
             TASK_HEADER: identity.to_header(),
             PUBLISHED_AT_HEADER: published_at,
         }
+        if message.tries is not None:
+            headers[TRIES_HEADER] = dict(message.tries)
         properties = {**self._properties, "correlation_id": task_id, "delivery_mode": PERSISTENT}
         body = encode_json((message.args, message.kwargs, _EMBED))
         return CeleryMessage(message.queue, headers, properties, body)

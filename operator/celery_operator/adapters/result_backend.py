@@ -11,6 +11,7 @@ import contextlib
 import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import structlog
@@ -21,7 +22,7 @@ from redis.exceptions import RedisError
 from celery_operator.adapters.asking import explain
 from celery_operator.adapters.redis_client import bounded, connection_options, open_redis
 from celery_operator.domain.errors import ResultBackendError
-from celery_operator.domain.messages import Claim, ResultState, TaskResult
+from celery_operator.domain.messages import Claim, ResultState, Resumption, TaskResult
 from celery_patterns.protocol import (
     CLAIM_ABANDONED,
     CLAIM_DONE,
@@ -30,6 +31,7 @@ from celery_patterns.protocol import (
     MESSAGE_CHARACTERS,
     RESULT_KEY_PREFIX,
     Announcement,
+    RetryNote,
     announce_channel,
     claim_key,
     mask_url,
@@ -49,7 +51,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 ANNOUNCEMENTS_AT_ONCE = 200
 """Bounds one batch, so that whoever consumes it can do something else in between: reading 200 takes some 10 ms."""
 
-CLAIM_FIELDS = ["state", "worker", "until", "starts"]
+CLAIM_FIELDS = ["state", "worker", "until", "starts", "retry_at", "retry_with"]
 
 MOST_RETRIES = 1000
 """Celery's own retries of one attempt that are followed; its default is 3."""
@@ -142,7 +144,9 @@ class RedisResultBackend:
             found: dict[str, Claim] = {}
             for ids in _chunks(asked):
                 found |= await self._claims_of(ids, retries)
-            claims |= found
+            for task_id, claim in found.items():
+                carried = claims[task_id].resumption if retries else None
+                claims[task_id] = claim if claim.state == CLAIM_DONE else replace(claim, resumption=carried)
             asked = [task_id for task_id, claim in found.items() if claim.state == CLAIM_DONE]
             if not asked:
                 break
@@ -158,7 +162,7 @@ class RedisResultBackend:
             (seconds, microseconds), *records = await pipe.execute()
         now_ms = seconds * 1000 + microseconds // 1000
         return {
-            task_id: decode_claim(record, now_ms)
+            task_id: decode_claim(record, now_ms, retries)
             for task_id, record in zip(task_ids, records, strict=True)
             if record[0] is not None
         }
@@ -265,13 +269,20 @@ def _announced(message: Mapping[str, Any]) -> list[Announcement]:
     return [found for found in map(Announcement.from_json, entries) if found is not None]
 
 
-def decode_claim(record: Sequence[bytes | None], now_ms: int) -> Claim:
-    """Read (state, worker, until, starts) as the guard writes them."""
-    state, worker, until, starts = (value.decode() if value else "" for value in record)
+def decode_claim(record: Sequence[bytes | None], now_ms: int, retries: int = 0) -> Claim:
+    """Read CLAIM_FIELDS as the guard writes them. ``retries`` is Celery's own count in the claim's key."""
+    state, worker, until, starts, retry_at, retry_with = (value.decode() if value else "" for value in record)
     until_ms = int(until or 0)
     common: dict[str, Any] = {"worker": worker, "starts": int(starts or 0)}
     if state == CLAIM_DONE:
-        return Claim(state="done", **common)
+        note = RetryNote.from_text(retry_with)
+        return Claim(
+            state="done",
+            seconds_since_lease=max(0, now_ms - until_ms) / 1000 if until_ms else 0.0,
+            resumption=Resumption(retries + 1, note.queue, note.tries),
+            retry_overdue_seconds=(now_ms - int(retry_at)) / 1000 if retry_at else None,
+            **common,
+        )
     if state == CLAIM_ABANDONED:
         return Claim(state="abandoned", **common)
     if state != CLAIM_RUNNING or until_ms == 0:

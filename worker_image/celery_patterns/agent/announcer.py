@@ -18,6 +18,7 @@ from typing import Any
 
 from celery_patterns import protocol
 from celery_patterns.agent import native
+from celery_patterns.agent.next_retry import NextRetry
 from celery_patterns.agent.redis_errors import RedisError
 from celery_patterns.agent.store import ClaimStore
 
@@ -76,6 +77,8 @@ class Conclusion:
     """-1: ask the backend."""
     exception: str = ""
     message: str = ""
+    retry: NextRetry | None = None
+    """Celery's own retry that the main process has published, of a task that could not say so itself."""
 
 
 class Announcer:
@@ -199,6 +202,9 @@ class Announcer:
         """Do what can wait: claims of what has ended, starts, leases."""
         while self._unconcluded:
             chunk = self._unconcluded[:BATCH]
+            for c in chunk:
+                if c.retry is not None:
+                    self._connected().note_retry(c.key, c.token, c.retry)
             self._connected().conclude([(c.key, c.token, c.claim) for c in chunk])
             del self._unconcluded[:BATCH]
         started = [] if last else self._to_start(now)

@@ -22,6 +22,7 @@ from celery_patterns.agent import references
 from celery_patterns.agent.carried import TOKEN_KEY, CarriedResult, DuplicateDropped, StoreUnavailable, encode_small
 from celery_patterns.agent.claiming import STORE_ERRORS, Delivery, Patience, claim
 from celery_patterns.agent.first_result import expect_anything, expect_none, spare_first_look
+from celery_patterns.agent.next_retry import next_retry
 from celery_patterns.agent.settings import AgentSettings
 from celery_patterns.agent.store import ClaimStore, is_redis_backend
 
@@ -109,7 +110,21 @@ class Guard:
         outcome = tracer(delivery.id, args, kwargs, delivery.request)
         if outcome.info is None:
             outcome = outcome._replace(retstr=CarriedResult(outcome.retstr, *self._encode()))
+        elif outcome.info.state == states.RETRY and self._redis:
+            self._note_retry(delivery, outcome.info.retval)
         return outcome
+
+    def _note_retry(self, delivery: Delivery, reason: Any) -> None:
+        """Note in the claim when the retry is due, before the main process learns of it and ends the claim."""
+        retry = next_retry(reason, delivery.request, self._app.now(), self._app.timezone)
+        if retry is None:
+            return
+        store = self._connected()
+        try:
+            store.note_retry(store.key(delivery.id, delivery.retries), delivery.token, retry)
+        except STORE_ERRORS as error:
+            why = protocol.mask_url(str(error))
+            logger.warning("when the retry of %s is due could not be noted: %s", delivery, why)
 
     def _claim(self, delivery: Delivery, patience: Patience) -> None:
         asked_at = time.monotonic()

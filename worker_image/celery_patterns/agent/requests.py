@@ -15,6 +15,7 @@ from celery.exceptions import Ignore, Reject
 from celery_patterns import protocol
 from celery_patterns.agent.announcer import Conclusion, RunningAttempt, announced
 from celery_patterns.agent.carried import TOKEN_KEY, CarriedResult, DuplicateDropped, StoreUnavailable
+from celery_patterns.agent.next_retry import NextRetry, note_of
 from celery_patterns.agent.store import RELEASE
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class FollowedRequest:
     ended = False
     requeued = False
     retried = False
+    next_retry: NextRetry | None = None
     succeeded_before_loss = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:  # type: ignore[explicit-override]
@@ -117,7 +119,16 @@ class FollowedRequest:
 
     def _retry_worker_lost(self, *args: Any, **kwargs: Any) -> bool:
         self.retried = bool(super()._retry_worker_lost(*args, **kwargs))  # type: ignore[misc]
+        if self.retried and self.header is not None:
+            self.next_retry = self._published_retry()
         return self.retried
+
+    def _published_retry(self) -> NextRetry | None:
+        """Return the retry that Celery has just published for a task whose process died."""
+        task, context = self._task, self._context  # type: ignore[attr-defined]
+        signature = task.signature_from_request(context, retries=context.retries + 1)
+        seconds = task.default_retry_delay
+        return NextRetry(float(seconds), note_of(signature.options, self._request_dict))  # type: ignore[attr-defined]
 
     def _success_was_stored(self) -> Any:
         stored = super()._success_was_stored()  # type: ignore[misc]
@@ -205,6 +216,7 @@ class FollowedRequest:
                     size=size,
                     exception=exception,
                     message=announced(message) if message else "",
+                    retry=self.next_retry,
                 )
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from celery_patterns import protocol
 from celery_patterns.agent import native
+from celery_patterns.agent.next_retry import NextRetry
 from celery_patterns.agent.redis_errors import ConnectionError, NoScriptError  # noqa: A004 - redis-py's, no OSError
 
 CLAIM_SCRIPT = """
@@ -42,13 +44,15 @@ return {1, starts, 0}
 Returns {verdict, starts or until, ms left}."""
 
 CONCLUDE_SCRIPT = """
-local lost = 0
+local lost, keep = 0, tonumber(ARGV[#ARGV])
 for i, key in ipairs(KEYS) do
-  if redis.call('HGET', key, 'token') == ARGV[2 * i - 1] then
+  local record = redis.call('HMGET', key, 'token', 'retry_at')
+  if record[1] == ARGV[2 * i - 1] then
     if ARGV[2 * i] == 'release' then
       redis.call('HSET', key, 'until', '0')
     else
       redis.call('HSET', key, 'state', ARGV[2 * i])
+      if record[2] then redis.call('PEXPIREAT', key, string.format('%.0f', tonumber(record[2]) + keep)) end
     end
   else
     lost = lost + 1
@@ -56,8 +60,18 @@ for i, key in ipairs(KEYS) do
 end
 return lost
 """
-"""KEYS: claims. ARGV: for each claim its token and its new state, or 'release'. The keys' time to live was set when
-they were claimed or last renewed, which is at most a third of a lease ago."""
+"""KEYS: claims. ARGV: for each claim its token and its new state, or 'release'; keep (ms). The keys' time to live was
+set when they were claimed or last renewed, which is at most a third of a lease ago; where a retry is to come, it counts
+from when that is due."""
+
+NOTE_RETRY_SCRIPT = """
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+local time = redis.call('TIME')
+local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[2])
+redis.call('HSET', KEYS[1], 'retry_at', string.format('%.0f', due), 'retry_with', ARGV[3])
+return 1
+"""
+"""KEYS: claim. ARGV: token, ms until the retry is due, what its message carries. Returns 0 if it is another's now."""
 
 RENEW_SCRIPT = """
 local time = redis.call('TIME')
@@ -149,6 +163,7 @@ class ClaimStore:
         self._claim_sha = hashlib.sha1(CLAIM_SCRIPT.encode(), usedforsecurity=False).hexdigest()
         self._claiming = threading.local()
         self._conclude = self.client.register_script(CONCLUDE_SCRIPT)
+        self._note_retry = self.client.register_script(NOTE_RETRY_SCRIPT)
         self._renew = self.client.register_script(RENEW_SCRIPT)
         self._record_done = self.client.register_script(RECORD_DONE_SCRIPT)
 
@@ -201,7 +216,13 @@ class ClaimStore:
     def conclude(self, claims: Sequence[tuple[str, str, str]]) -> int:
         """Write (key, token, new state or RELEASE) for each; returns how many belonged to another delivery by now."""
         arguments = [argument for _, token, state in claims for argument in (token, state)]
+        arguments.append(str(protocol.CLAIM_KEEP_SECONDS * 1000))
         return int(self._conclude(keys=[key for key, _, _ in claims], args=arguments))
+
+    def note_retry(self, key: str, token: str, retry: NextRetry) -> bool:
+        """Note in a claim, before it is concluded, when Celery's own retry is due; False if it is another's by now."""
+        milliseconds = math.ceil(retry.seconds * 1000)
+        return bool(self._note_retry(keys=[key], args=[token, milliseconds, retry.note.to_text()]))
 
     def renew(self, claims: Sequence[tuple[str, str]]) -> list[int]:
         """Extend the lease of each (key, token); returns 1, 2 or 0 for each, see RENEW_SCRIPT."""

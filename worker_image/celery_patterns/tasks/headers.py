@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HEADER = "celery_patterns"
+from celery_patterns import protocol
+
+HEADER = protocol.TRIES_HEADER
 """Its value is ``Tries.to_header()``; absent from a message that is published for the first time."""
 
 TOKEN = "celery_patterns_token"

@@ -174,7 +174,7 @@ class PatternTask(celery.Task):  # type: ignore[misc]
             if self.acks_late:
                 raise Reject(failure, requeue=True) from failure
             raise
-        raise Retry(reason or None, error, when=seconds) from error
+        raise Retry(reason or None, error, when=seconds, sig=signature) from error
 
     def retry(
         self, args: Any = None, kwargs: Any = None, exc: Any = None, *rest: Any, max_retries: Any = None, **options: Any

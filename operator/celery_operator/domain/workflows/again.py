@@ -13,9 +13,9 @@ from celery_operator.domain.workflows.state import Code, RunState
 def publish_again(graph: Graph, state: RunState, tasks: Iterable[Outstanding], *, uid: str) -> RunState:
     """Return the state in which these tasks are still to be published, under the same ids.
 
-    For tasks that no worker has begun and that no queue holds: the broker lost its data. Should one of them turn up
-    after all, its worker runs the attempt once. Tasks that have begun or ended meanwhile, or whose attempt is another
-    one now, stay as they are.
+    For tasks that no worker has begun and that no queue holds: the broker lost its data. What Celery itself was to
+    retry goes on at that retry. Should one of them turn up after all, its worker runs it once. Tasks that have begun or
+    ended meanwhile, or whose attempt is another one now, stay as they are.
     """
     draft = RunDraft(graph, state, uid=uid)
     for task in tasks:
@@ -26,4 +26,6 @@ def publish_again(graph: Graph, state: RunState, tasks: Iterable[Outstanding], *
             and step.attempt(task.index) == task.attempt
         ):
             step.set_code(task.index, Code.PENDING)
+            if task.resumption is not None:
+                step.resume(task.index, task.resumption)
     return draft.frozen()

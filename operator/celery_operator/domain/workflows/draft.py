@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from celery_operator.api.workflow import StepState as StepPhase
+from celery_operator.domain.messages import Resumption
 from celery_operator.domain.workflows.graph import Graph, Node
 from celery_operator.domain.workflows.state import (
     CODES,
@@ -33,6 +34,7 @@ class StepDraft:
         "_attempts_owned",
         "_due",
         "_original",
+        "_resumptions",
         "cause",
         "changed",
         "counts",
@@ -56,6 +58,7 @@ class StepDraft:
         self._attempts: dict[int, int] = state.attempts  # type: ignore[assignment]  # copied before the first change
         self._attempts_owned = False
         self._due: list[Due] | None = None
+        self._resumptions = state.resumptions
         self.started = state.started
         self.ended = state.ended
         self.lost = state.lost
@@ -104,7 +107,21 @@ class StepDraft:
             self._attempts = dict(self._attempts)
             self._attempts_owned = True
         self._attempts[index] = attempt
+        self._begin_anew(index)
         self.changed = True
+
+    def resumption(self, index: int) -> Resumption | None:
+        """Return where a pending item goes on; None: from the beginning of its attempt."""
+        return self._resumptions.get(index)
+
+    def resume(self, index: int, at: Resumption) -> None:
+        """Let a pending item go on there when it is published."""
+        self._resumptions = {**self._resumptions, index: at}
+        self.changed = True
+
+    def _begin_anew(self, index: int) -> None:
+        if index in self._resumptions:
+            self._resumptions = {each: at for each, at in self._resumptions.items() if each != index}
 
     def allocate(self, count: int) -> None:
         """Note how many items there are."""
@@ -120,6 +137,8 @@ class StepDraft:
         self.counts[items[index]] -= 1
         self.counts[code] += 1
         items[index] = code
+        if self._resumptions:
+            self._begin_anew(index)
         self.changed = True
 
     def wait(self, due: Due) -> None:
@@ -158,6 +177,7 @@ class StepDraft:
         self.counts[Code.SKIPPED] += gone
         self.counts[Code.PENDING] = self.counts[Code.WAITING] = 0
         self._own_due().clear()
+        self._resumptions = {}
 
     def end(self, phase: StepPhase, now: datetime) -> None:
         """Note that the step has ended."""
@@ -198,6 +218,7 @@ class StepDraft:
             size=self.size,
             cause=self.cause,
             error=self.error,
+            resumptions=self._resumptions,
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from celery_operator.domain.messages import Resumption
 from celery_operator.domain.workflows.graph import Graph
 from celery_operator.domain.workflows.state import Code, RunState
 from celery_patterns.protocol import task_id
@@ -26,6 +27,8 @@ class Outstanding:
     """A worker has said that it began."""
     lost_after: int
     """Seconds without a sign of life after which it counts as lost."""
+    resumption: Resumption | None = None
+    """Where it goes on if it is published again; None: from its beginning."""
 
 
 def outstanding(

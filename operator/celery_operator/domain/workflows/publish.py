@@ -148,7 +148,7 @@ class Publisher:
             queue=call.queue,
             time_limit=call.time_limit,
             soft_time_limit=call.soft_time_limit,
-        )
+        ).resumed(step.resumption(index))
 
     def _fail_item(self, step: StepDraft, index: int, error: ValueUnavailableError) -> None:
         name, attempt = step.node.name, step.attempt(index)

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from celery_operator.api.workflow import StepState as StepPhase
+from celery_operator.domain.messages import Resumption
 from celery_operator.domain.workflows.graph import (
     Graph,
     ItemList,
@@ -104,6 +105,9 @@ class StepState:
     cause: Cause | None = None
     error: str | None = None
     """Why the whole step cannot go on, whatever its items do."""
+    resumptions: Mapping[int, Resumption] = field(default_factory=dict)
+    """Where those pending items go on that Celery itself was to retry. In memory only: the claims tell it again to
+    whoever takes over, since nothing is published then before it was looked for."""
 
     @property
     def final(self) -> bool:

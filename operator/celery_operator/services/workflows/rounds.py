@@ -118,6 +118,8 @@ class Rounds:
 
     def _queues(self, state: RunState) -> Callable[[Outstanding], str]:
         def queue_of(task: Outstanding) -> str:
+            if task.resumption is not None and task.resumption.queue:
+                return task.resumption.queue
             count = len(state.steps[task.step].items or b"")
             return self._graph.by_name[task.step].call_of(task.index, count).queue
 

@@ -255,8 +255,8 @@ class WorkflowRun:
             self._reachable["backend"] = Reachability.down(error)
             return list(messages)
         self._inbox.extend(swept.outcomes)
-        never_begun = {task.task_id for task in swept.never_begun}
-        return [message for message in messages if message.identity.task_id in never_begun]
+        found = {task.task_id: task.resumption for task in swept.never_begun}
+        return [each.resumed(found[each.identity.task_id]) for each in messages if each.identity.task_id in found]
 
     def _call_of(self, step: str, index: int) -> Call:
         return self._graph.by_name[step].call_of(index, len(self._state.steps[step].items or b""))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from celery_operator.domain.messages import TaskResult
+from celery_operator.domain.messages import Claim, TaskResult
 from celery_operator.domain.workflows.lookups import Outstanding
 from celery_operator.domain.workflows.plan import Outcome, OutcomeState
 from celery_operator.services.ports import ResultBackend
@@ -38,13 +38,20 @@ def after_progress(due: datetime, *, swept: datetime, now: datetime, soon: timed
     return due if due <= now else min(now + soon, swept + BUSY_INTERVAL)
 
 
+UNTOLD_RETRY_AFTER = timedelta(hours=23)
+"""Celery's own retry of which the claim does not say when it is due (an older agent, or no answer of the store when it
+was noted) counts as due so long after the end of its predecessor: an hour before that claim is forgotten
+(CLAIM_KEEP_SECONDS), and later than any countdown that a Redis broker with its usual visibility timeout can keep."""
+
+
 @dataclass(frozen=True, slots=True)
 class Swept:
     """What a sweep found."""
 
     outcomes: tuple[Outcome, ...] = ()
     never_begun: tuple[Outstanding, ...] = ()
-    """Published, but no worker holds a claim on them and no result exists: waiting, or gone with the broker's data."""
+    """Published, but no worker holds a claim on them and no result exists: waiting, or gone with the broker's data.
+    Those that Celery itself retries are among them once the retry is due, and say where they go on."""
     seen_claims: bool = False
     """True if any claim was found: workers guard attempts here."""
 
@@ -80,16 +87,27 @@ async def sweep(backend: ResultBackend, tasks: Sequence[Outstanding], *, now: da
             worker = claim.worker if claim else ""
             message = f"worker {worker or 'unknown'} died or was cut off while it ran this attempt"
             outcomes.append(_outcome(task, "lost", now, exception="WorkerLost", message=message, worker=worker))
-        elif claim is not None and claim.state == "returned":
+        elif claim is not None and (claim.state == "returned" or _comes_again(claim, result)):
             if task.running:
                 outcomes.append(_outcome(task, "retrying", now))
-            if result is None:
-                never_begun.append(task)
+            if claim.state == "returned" or _retry_is_due(claim):
+                never_begun.append(replace(task, resumption=claim.resumption))
         elif claim is not None:
             outcomes.append(_outcome(task, "started", now, worker=claim.worker))
         elif result is None:
             never_begun.append(task)
     return Swept(tuple(outcomes), tuple(never_begun), seen_claims=bool(claims))
+
+
+def _comes_again(claim: Claim, result: TaskResult | None) -> bool:
+    """Say whether the execution has ended with a retry by Celery's own means that nobody has begun."""
+    told = claim.retry_overdue_seconds is not None or (result is not None and result.state == "RETRY")
+    return claim.state == "done" and told
+
+
+def _retry_is_due(claim: Claim) -> bool:
+    overdue = claim.retry_overdue_seconds
+    return claim.seconds_since_lease >= UNTOLD_RETRY_AFTER.total_seconds() if overdue is None else overdue >= 0
 
 
 def _from_result(task: Outstanding, result: TaskResult, now: datetime) -> Outcome:
