@@ -14,8 +14,9 @@ from support import manifests
 from support.api import Manifest
 from support.cluster import Cluster
 from support.manifests import on_item, task
-from support.playground import BACKEND, BROKER, Playground, condition, playground, seconds_between
+from support.playground import BACKEND, BROKER, Playground, condition, seconds_between
 from support.release import Release
+from support.shared_ground import ground_with_worker
 
 SHOWN_SECONDS = 1.0
 """The promise, from the moment at which the mistake can be observed: here, from the object's creation."""
@@ -30,12 +31,7 @@ NOBODY = "redis://nobody.celery-operator-nowhere.svc.cluster.local:6379/0"
 @pytest.fixture(scope="module")
 def shared(cluster: Cluster, release: Release) -> Iterator[Playground]:
     """A namespace with a healthy app and a worker, beside which each test does something wrong."""
-    release.mend()
-    with playground(cluster, "bad-input") as fresh:
-        fresh.start_redis()
-        fresh.create_app()
-        fresh.create_pool(replicas=1, worker={"concurrency": 2})
-        fresh.wait_condition("CeleryWorkerPool", "pool", "Ready", "True", within=60)
+    with ground_with_worker(cluster, release, "bad-input", slots=2) as fresh:
         yield fresh
 
 

@@ -11,9 +11,10 @@ from servers import eventually
 from support.cluster import Cluster
 from support.forward import Forward
 from support.manifests import RABBITMQ_PORT
-from support.playground import BROKER, Playground, playground, worker_selector
+from support.playground import BROKER, Playground, worker_selector
 from support.recovery import Runs, create_app, create_pool, create_tasks, patterns_command, result_of, runs_of, send
 from support.release import Release
+from support.shared_ground import ground_with_redis
 from support.signals import Signals
 
 LEASE_SECONDS = 10
@@ -31,9 +32,7 @@ END_SECONDS = 90.0
 @pytest.fixture(scope="module")
 def recovering(cluster: Cluster, release: Release) -> Iterator[Playground]:
     """A namespace with a Redis, and the application ``app`` whose workers recover as these tests want it."""
-    release.mend()
-    with playground(cluster, "recovery") as fresh:
-        fresh.start_redis()
+    with ground_with_redis(cluster, release, "recovery") as fresh:
         create_tasks(fresh)
         create_app(fresh, "app", {"leaseSeconds": LEASE_SECONDS, "maxDeliveries": MAX_DELIVERIES})
         yield fresh

@@ -14,9 +14,10 @@ from harness.layout import CHECKOUT
 from servers import eventually
 from support import manifests
 from support.cluster import Cluster
-from support.playground import BACKEND, BROKER, Playground, playground, worker_selector
+from support.playground import BACKEND, BROKER, Playground, worker_selector
 from support.recovery import patterns_command, result_of, send
 from support.release import Release
+from support.shared_ground import ground_with_redis
 
 IMAGE = "localhost/celery-operator-extended:dev"
 APPLICATION = "shop.celery:app"
@@ -69,9 +70,7 @@ def shop(cluster: Cluster, release: Release) -> Iterator[Playground]:
     )
     built = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
-    release.mend()
-    with playground(cluster, "image") as ground:
-        ground.start_redis()
+    with ground_with_redis(cluster, release, "image") as ground:
         broker, backend = ({"url": ground.redis_url(database)} for database in (BROKER, BACKEND))
         app = manifests.app(ground.name, "shop", broker=broker, backend=backend)
         app["spec"] |= {"image": IMAGE, "application": APPLICATION}

@@ -9,8 +9,9 @@ import pytest
 
 from support.cluster import Cluster
 from support.manifests import fan_out_and_total, on_item, output, task
-from support.playground import Playground, condition, playground
+from support.playground import Playground, condition
 from support.release import Release
+from support.shared_ground import ground_with_worker
 
 RUN_SECONDS = 60.0
 
@@ -18,12 +19,7 @@ RUN_SECONDS = 60.0
 @pytest.fixture(scope="module")
 def shared(cluster: Cluster, release: Release) -> Iterator[Playground]:
     """One namespace with four slots for all of these tests; each has a workflow of its own name."""
-    release.mend()
-    with playground(cluster, "workflows") as fresh:
-        fresh.start_redis()
-        fresh.create_app()
-        fresh.create_pool(replicas=1, worker={"concurrency": 4})
-        fresh.wait_condition("CeleryWorkerPool", "pool", "Ready", "True", within=60)
+    with ground_with_worker(cluster, release, "workflows", slots=4) as fresh:
         yield fresh
 
 
