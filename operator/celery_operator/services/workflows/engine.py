@@ -27,11 +27,10 @@ from celery_operator.services.ports import (
     Metrics,
     NoMetrics,
     ObjectKey,
-    ResultBackend,
 )
 from celery_operator.services.spec_errors import spec_error
 from celery_operator.services.workflows.checkpoint import read_checkpoint
-from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.listeners import Listeners
 from celery_operator.services.workflows.pace import Pace
 from celery_operator.services.workflows.run import Ports, WorkflowRun
 from celery_operator.services.workflows.shared_apps import SharedApps
@@ -76,7 +75,7 @@ class WorkflowEngine:
         self._clock = clock
         self._reached = reached
         self._known: dict[ObjectKey, _Known] = {}
-        self._listeners: dict[ResultBackend, BackendListener] = {}
+        self._listeners = Listeners(clock)
         self._farewells: set[asyncio.Task[None]] = set()
 
     @property
@@ -125,7 +124,7 @@ class WorkflowEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._farewells, return_exceptions=True)
-        await asyncio.gather(*(listener.close() for listener in tuple(self._listeners.values())))
+        await self._listeners.close()
         self._known.clear()
 
     def _begin(self, key: ObjectKey, known: _Known) -> None:
@@ -192,7 +191,7 @@ class WorkflowEngine:
             ports=Ports(
                 cluster=self._cluster,
                 broker=broker,
-                listener=self._listener(backend),
+                listener=self._listeners.of(backend),
                 writer=writer,
                 clock=self._clock,
                 reached=self._reached,
@@ -219,13 +218,6 @@ class WorkflowEngine:
             uid=known.uid,
         )
         await writer.write(status)
-
-    def _listener(self, backend: ResultBackend) -> BackendListener:
-        """Return the listener of a backend; it stays for the next workflow, since connections are shared anyway."""
-        listener = self._listeners.get(backend)
-        if listener is None:
-            listener = self._listeners[backend] = BackendListener(backend, self._clock)
-        return listener
 
 
 def has_ended(manifest: Manifest) -> bool:

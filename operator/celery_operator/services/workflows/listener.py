@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -54,11 +56,6 @@ def to_outcome(announcement: Announcement, now: datetime) -> Outcome | None:
     )
 
 
-LINGER_SECONDS = 60.0
-"""How long a listener without runs stays: the next workflow of an application usually comes soon. One that stayed for
-good would go on asking for a server that was removed with its application."""
-
-
 class Listening(Protocol):
     """A run, as its listener sees it."""
 
@@ -73,46 +70,60 @@ class Listening(Protocol):
         ...
 
 
-class BackendListener:
-    """Follows the announcements of one result backend for as long as a run needs them."""
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How far a listener is needed."""
 
-    def __init__(self, backend: ResultBackend, clock: Clock) -> None:
+    runs: int
+    left_at: float
+    """Since when it has no run (or since it was made), in monotonic seconds; means nothing while it has one."""
+    listening: bool
+
+
+class BackendListener:
+    """Follows the announcements of one result backend from its first run on, until it is told to end.
+
+    Args:
+        backend: Whose announcements.
+        clock: Time.
+        left: Called when its last run has gone.
+    """
+
+    def __init__(self, backend: ResultBackend, clock: Clock, left: Callable[[], None] = lambda: None) -> None:
         self.backend = backend
         self.heard_agents = False
         """True once any worker has announced anything here: its agents guard attempts, so publishing again is safe."""
         self._clock = clock
         self._runs: dict[str, Listening] = {}
         self._task: asyncio.Task[None] | None = None
-        self._ending: asyncio.TimerHandle | None = None
+        self._left = left
+        self._left_at = clock.monotonic()
+
+    @property
+    def use(self) -> Use:
+        """How far it is needed."""
+        return Use(runs=len(self._runs), left_at=self._left_at, listening=self._task is not None)
 
     def add(self, uid: str, run: Listening) -> None:
         """Begin to tell a run what is announced for its uid."""
         self._runs[uid] = run
-        self._stay()
         if self._task is None:
             self._task = asyncio.create_task(self._listen(), name="announcements")
 
     def remove(self, uid: str) -> None:
-        """End it; without runs the listening ends, too, after LINGER_SECONDS."""
-        self._runs.pop(uid, None)
-        if not self._runs and self._task is not None:
-            self._stay()
-            self._ending = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._end)
+        """End it."""
+        if self._runs.pop(uid, None) is not None and not self._runs:
+            self._left_at = self._clock.monotonic()
+            self._left()
 
-    def _stay(self) -> None:
-        if self._ending is not None:
-            self._ending.cancel()
-            self._ending = None
-
-    def _end(self) -> None:
-        self._ending = None
+    def end(self) -> None:
+        """Stop listening, soon; the next run makes it listen again."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
     async def close(self) -> None:
         """Stop listening."""
-        self._stay()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
