@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from celery_patterns.store import Store
+from celery_patterns.store import Store, StoreSettings
 from celery_patterns.tasks.patterns import patterns_of
 from patterns.tasks import shop
 from servers import RedisKind, RedisServer, Worker, celery_worker, eventually, redis_server
@@ -94,3 +94,20 @@ def wait_start(ledger: Callable[..., list[dict[str, Any]]]) -> Callable[..., dic
         )[times - 1]
 
     return wait
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Iterator[Path]:
+    """Give the publisher here a folder for payloads."""
+    patterns = patterns_of(shop.app)
+    settings = patterns.store.settings
+    patterns.store.settings = StoreSettings(blob_url=f"file://{tmp_path}", lease_seconds=settings.lease_seconds)
+    yield tmp_path
+    patterns.store.settings = settings
+
+
+@pytest.fixture
+def blob_worker(start_worker: StartWorker, tmp_path: Path, key: str) -> Iterator[str]:
+    """A worker with the same folder; gives its queue's name."""
+    with start_worker(queues=key, env={"CELERY_PATTERNS_BLOB_URL": f"file://{tmp_path}"}):
+        yield key

@@ -276,6 +276,29 @@ def measure_patiently(text: str) -> int:
     return len(text)
 
 
+@task(name="produce", policies=[PayloadLimit(results="1KB"), Retry(on=Exception, base=0), DeadLetter()])
+def produce(key: str, size: int) -> str:
+    write("produce", key=key)
+    return key[0] * size
+
+
+@task(name="produce_once", policies=[PayloadLimit(results="1KB"), Idempotent(key="{key}")])
+def produce_once(key: str, size: int) -> str:
+    write("produce", key=key)
+    return key[0] * size
+
+
+@task(name="weigh", policies=[PayloadLimit()])
+def weigh(value: Any) -> Any:
+    return [len(each) for each in value] if isinstance(value, list) else len(value)
+
+
+@batch_task(app, name="produce_rows", max_items=3, max_wait="200ms", policies=[PayloadLimit(results="1KB")])
+def produce_rows(items: Batch) -> None:
+    for index, item in enumerate(items):
+        items.ok(index, "r" * item.kwargs["size"])
+
+
 @task(bind=True, name="talk", policies=[])
 def talk(_self: PatternTask, word: str) -> str:
     logging.getLogger("shop").info("said %s", word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,9 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery_patterns.resilience.letters import Letter
 from celery_patterns.resilience.places import letters_of
 from celery_patterns.resilience.replay import send
-from celery_patterns.store import StoreSettings
 from celery_patterns.tasks.errors import PayloadUnavailable, RateExceeded
-from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.payload import PayloadTooLarge, purge_claims
 from patterns.tasks import shop
-from patterns.tasks.conftest import StartWorker
 from servers import eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
@@ -73,23 +70,6 @@ def test_an_item_of_a_batch_that_failed_for_good_leaves_a_letter_that_can_be_sen
     with shop.app.producer_pool.acquire() as producer:
         send(producer, letter)
     eventually(lambda: [entry["rows"] for entry in ledger(key, "batch")] == [["bad"], ["bad"]])
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> Iterator[Path]:
-    """Give the publisher here a folder for payloads."""
-    patterns = patterns_of(shop.app)
-    settings = patterns.store.settings
-    patterns.store.settings = StoreSettings(blob_url=f"file://{tmp_path}", lease_seconds=settings.lease_seconds)
-    yield tmp_path
-    patterns.store.settings = settings
-
-
-@pytest.fixture
-def blob_worker(start_worker: StartWorker, tmp_path: Path, key: str) -> Iterator[str]:
-    """A worker with the same folder; gives its queue's name."""
-    with start_worker(queues=key, env={"CELERY_PATTERNS_BLOB_URL": f"file://{tmp_path}"}):
-        yield key
 
 
 def test_large_arguments_travel_by_claim_check_also_through_a_retry(blobs: Path, blob_worker: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import celery
 
 from celery_patterns.store import StoreSettings
-from celery_patterns.tasks import joining
+from celery_patterns.tasks import joining, results
 from celery_patterns.tasks.features import Features
 from celery_patterns.tasks.patterns import ATTRIBUTE, Patterns
 from celery_patterns.tasks.policy import Policy, PolicyError
@@ -80,6 +80,7 @@ def install(
         settings = partial(_settings, app, given)
     setattr(app, ATTRIBUTE, Patterns(app, settings, features))
     joining.install()
+    results.exchange_in(app)
     app.pattern_task = partial(pattern_task, app)  # type: ignore[attr-defined]
     return app
 

@@ -23,9 +23,11 @@ from celery.canvas import maybe_signature
 from celery.exceptions import Ignore
 from typing_extensions import override
 
+from celery_patterns import protocol
 from celery_patterns.tasks import batch_scripts as scripts
 from celery_patterns.tasks import keys, options
 from celery_patterns.tasks.context import TaskContext, current_context
+from celery_patterns.tasks.errors import ResultTooLarge
 from celery_patterns.tasks.policy import PolicyError
 from celery_patterns.tasks.progress import Progress
 from celery_patterns.tasks.retry import Retry
@@ -242,7 +244,7 @@ class _Flusher:
         if len(ours) < len(batch.items):
             logger.warning("%s: %d items were taken over by another worker", self._name, len(batch) - len(ours))
         for item in (item for item in batch.items if item.id in ours):
-            verdict = batch.verdicts[item.id]
+            verdict = self._bounded(item, batch.verdicts[item.id])
             if verdict.state != "again":
                 if verdict.state == "failed":
                     self._keep(item, verdict.value)
@@ -253,6 +255,15 @@ class _Flusher:
         _, waiting = store.run(scripts.SETTLE, self._keys(key), arguments)
         if waiting:
             self._ask_for_flush(key, self.flush_task.request, self._settings.wait_seconds)
+
+    def _bounded(self, item: Item, verdict: _Verdict) -> _Verdict:
+        """Let the task's policies look at a result; one that is too large is the item's failure."""
+        if verdict.state != "ok":
+            return verdict
+        try:
+            return _Verdict("ok", self._app.tasks[self._name].returned(Context(item.request), verdict.value))
+        except ResultTooLarge as error:
+            return _Verdict("failed", error)
 
     def _keep(self, item: Item, error: Exception) -> None:
         from celery_patterns.resilience import item_letters, letters  # noqa: PLC0415 - publishers need none of it
@@ -314,5 +325,6 @@ def _kept(request: Any) -> dict[str, Any]:
     """Return what the result and what follows it need of a request."""
     names = ("id", "root_id", "parent_id", "group", "group_index", "chord", "callbacks", "errbacks", "chain")
     kept = {name: getattr(request, name, None) for name in names}
+    kept[protocol.TASK_HEADER] = request.get(protocol.TASK_HEADER)
     kept |= {"ignore_result": bool(request.get("ignore_result")), "task": request.get("task"), "retries": 0}
     return {name: value for name, value in kept.items() if value is not None}

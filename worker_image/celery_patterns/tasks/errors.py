@@ -20,7 +20,11 @@ class TooLongDeferred(TaskRefused):
 
 
 class PayloadUnavailable(TaskRefused):
-    """An argument was stored apart from the message, and is not there any more."""
+    """An argument or a result was stored apart, and is not there any more."""
+
+
+class ResultTooLarge(ValueError):  # noqa: N818 - it says what the result is
+    """The task has run, and its result is larger than its PayloadLimit allows and cannot be stored apart."""
 
 
 class Cancelled(Exception):  # noqa: N818 - like asyncio's CancelledError, it is no fault

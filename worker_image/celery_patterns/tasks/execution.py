@@ -215,7 +215,7 @@ class Execution:
         self.settle(Outcome.DEFERRED if deferred else Outcome.ENDED, None)
         if isinstance(decision, Skip):
             logger.info("%s[%s] is not run: %s", self.call.name, self.call.id, decision.reason)
-            return decision.result
+            return self._instead(decision.result)
         if isinstance(decision, Defer):
             self._defer(decision)
         if isinstance(decision, Drop):
@@ -249,6 +249,7 @@ class Execution:
 
     def _succeeded(self, result: Any) -> Any:
         try:
+            result = self.task.returned(self.task.request, result)
             again = self.settle(Outcome.SUCCESS, result)
         except Exception as error:  # noqa: BLE001 - a result that cannot be stored, or a policy's own fault
             self._settled = False
@@ -257,11 +258,19 @@ class Execution:
             self._defer(again)
         return result
 
+    def _instead(self, result: Any) -> Any:
+        """End with a result that a policy has given."""
+        try:
+            return self.task.returned(self.task.request, result)
+        except Exception as error:
+            self._give_up(error)
+            raise
+
     def _failed(self, error: Exception) -> Any:
         remedy = self._remedy(error)
         self.settle(Outcome.RETRY if isinstance(remedy, Again) else Outcome.FAILURE, error)
         if isinstance(remedy, Instead):
-            return remedy.result
+            return self._instead(remedy.result)
         if isinstance(remedy, Again):
             self.task.send_again(remedy.seconds, error=error, reason=remedy.reason)
         self._give_up(error)

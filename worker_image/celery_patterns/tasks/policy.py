@@ -10,7 +10,8 @@ publish                the publisher   ``publish``: let it go, change it, or ans
 before the run         pool process    ``resolve`` the arguments; ``admission`` (a part of one Lua script, all
                                        policies in one round trip),
                                        then ``admitted`` (reads the script's reply), then ``before`` (anything else)
-after the run          pool process    ``settlement`` (all policies in one round trip), ``after`` (anything else)
+after the run          pool process    ``returned`` (what becomes of the result), then
+                                       ``settlement`` (all policies in one round trip), ``after`` (anything else)
 failure                pool process    ``on_failure``: try again, succeed after all, or no opinion
 no further try         pool process    ``given_up``: the task has failed for good
 process lost           main process    ``lost``: the pool process was killed, by a time limit or by the system
@@ -274,6 +275,14 @@ class Policy:
         """Decide by other means than the script, after every script has admitted. May talk to other systems."""
         del call
         return Admit()
+
+    def returned(self, task: Any, request: Any, value: Any) -> Any:
+        """Return what the task's result becomes, before it is settled, stored or passed on.
+
+        ``value`` is what the task, or a policy in its place, has returned. What is raised here is the task's failure.
+        """
+        del task, request
+        return value
 
     def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step | None:
         """Return this policy's part of the settlement script (``Fragment.settle``); only if its admission admitted.

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from celery_patterns.resilience.classification import Rules, Throttled, Transient, Verdict, classify
 from celery_patterns.tasks import options
-from celery_patterns.tasks.errors import Cancelled
+from celery_patterns.tasks.errors import Cancelled, ResultTooLarge
 from celery_patterns.tasks.policy import Again, Call, Policy, PolicyError
 
 LONGEST_WISH = 86_400.0
@@ -97,7 +97,7 @@ class Retry(Policy):
     @override
     def on_failure(self, call: Call, error: BaseException) -> Again | None:
         """Come again if this error, the count, the deadline and the budget allow it."""
-        if call.attempt > self.max or isinstance(error, (*self._never, Cancelled)):
+        if call.attempt > self.max or isinstance(error, (*self._never, Cancelled, ResultTooLarge)):
             return None
         verdict = classify(error, self.rules or RULES, now=datetime.now(UTC))
         if not isinstance(error, self._on) and not (self._asks and isinstance(verdict, (Transient, Throttled))):

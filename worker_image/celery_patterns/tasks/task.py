@@ -35,6 +35,7 @@ class Plan:
     publish: tuple[Policy, ...] = ()
     resolve: tuple[Policy, ...] = ()
     before: tuple[Policy, ...] = ()
+    returned: tuple[Policy, ...] = ()
     needs_store: bool = False
     lease_seconds: float | None = None
     """The shortest of the policies' own; None: the store's setting."""
@@ -85,6 +86,7 @@ class PatternTask(celery.Task):  # type: ignore[misc]
             publish=tuple(policy for policy in policies if overrides(policy, "publish")),
             resolve=tuple(policy for policy in policies if overrides(policy, "resolve")),
             before=tuple(policy for policy in policies if overrides(policy, "before")),
+            returned=tuple(policy for policy in policies if overrides(policy, "returned")),
             needs_store=any(policy.needs_store for policy in policies),
             lease_seconds=min(leases, default=None),
         )
@@ -147,6 +149,12 @@ class PatternTask(celery.Task):  # type: ignore[misc]
             worker=str(request.hostname or ""),
             deferred=tries.deferred,
         )
+
+    def returned(self, request: Any, value: Any) -> Any:
+        """Return what the policies make of a result before anybody gets it. Raises whatever is then the failure."""
+        for policy in self.plan.returned:
+            value = policy.returned(self, request, value)
+        return value
 
     def ignores_result(self, request: Any) -> bool:
         """Whether nobody wants to know how this message ends."""

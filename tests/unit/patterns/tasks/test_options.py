@@ -78,6 +78,7 @@ WRONG: Wrong = [
         "DeadLetter.reasons: expected one of failed, refused, rejected, timeout, worker_lost, got 'poison'",
     ),
     (lambda: untyped(PayloadLimit)(above="64 bananas"), "PayloadLimit.above: expected bytes or a text such as '64KB'"),
+    (lambda: untyped(PayloadLimit)(results=7), "PayloadLimit.results: expected"),
     (lambda: untyped(PayloadLimit)(store="/claims"), "PayloadLimit.store: expected scheme://folder, got '/claims'"),
     (lambda: batch_task(None, name="b", max_items=0), "batch_task.max_items: expected a whole number from 1 to 100000"),
 ]
