@@ -90,7 +90,8 @@ class TaskOptions(ApiModel):
     time_limit_seconds: Seconds | None = None
     soft_time_limit_seconds: Seconds | None = None
     lost_after_seconds: Seconds | None = None
-    """How long after its worker's last sign of life a task counts as Lost. Default 60."""
+    """How long after its worker's last sign of life a task counts as Lost. Default: 60, or 30 more than the
+    application's ``recovery.leaseSeconds`` if that is longer (Redis), so that its own message may bring it back."""
     retry: Retry | None = None
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.domain.errors import BrokerError, ResultBackendError
+from celery_operator.domain.messages import Claim
 from celery_operator.services.apps import AppResolver
 from celery_operator.services.ports import Manifest, ObjectKey
 from celery_operator.services.workflows.engine import WorkflowEngine
@@ -334,6 +335,22 @@ async def test_the_end_of_an_earlier_workflow_of_the_same_name_ends_only_that() 
         it.apply(workflow(**CHAIN))
         it.engine.forget(KEY, "an-earlier-one")
         assert await it.ended() == ("True", "Completed")
+
+
+@pytest.mark.parametrize(
+    ("recovery", "state"), [({}, "Failed"), ({"leaseSeconds": 300}, "Running")], ids=["default", "longer than it"]
+)
+async def test_a_task_is_not_lost_before_the_lease_of_its_message_is_over(recovery: dict[str, Any], state: str) -> None:
+    async with world(add=add) as it:
+        it.workers.paused = True
+        it.apply(workflow(chain=[task("add", 1, 1)], app={**APP, "recovery": recovery}))
+        await it.until(lambda: len(it.workers.queue) == 1)
+        await it.until(lambda: bool(it.status))
+        dead = it.workers.queue.pop().identity.task_id
+        it.workers.claimed[dead] = Claim("running", lease_over=True, seconds_since_lease=100.0)
+        await it.restart()
+        await it.until(lambda: it.status["tasks"]["running"] == 1 or it.status["steps"][0]["state"] == "Failed")
+        assert it.status["steps"][0]["state"] == state
 
 
 async def test_a_finished_workflow_is_left_alone() -> None:

@@ -21,9 +21,6 @@ from celery_operator.domain.workflows.graph import (
 )
 from celery_patterns.jsonpath import WHOLE, PathError, parse, to_text
 
-LOST_AFTER_SECONDS = 60
-"""Default of lostAfterSeconds: two leases of a claim."""
-
 
 class Uses(Protocol):
     """Says whether a step may use a result."""
@@ -137,7 +134,7 @@ class CallCompiler:
             queue=task.queue or defaults.queue or DEFAULT_QUEUE,
             time_limit=hard,
             soft_time_limit=soft,
-            lost_after=task.lost_after_seconds or defaults.lost_after_seconds or LOST_AFTER_SECONDS,
+            lost_after=task.lost_after_seconds or defaults.lost_after_seconds,
             retry=retry,
         )
 

@@ -116,7 +116,8 @@ class Call:
     queue: str = DEFAULT_QUEUE
     time_limit: int | None = None
     soft_time_limit: int | None = None
-    lost_after: int = 60
+    lost_after: int | None = None
+    """None: as long as the application's recovery asks for, see ``lost.default_lost_after``."""
     retry: Retry = field(default_factory=Retry)
 
 

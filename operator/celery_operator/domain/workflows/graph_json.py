@@ -177,7 +177,7 @@ class _Decoder:
             queue=body.get("queue", DEFAULT_QUEUE),
             time_limit=body.get("timeLimit"),
             soft_time_limit=body.get("softTimeLimit"),
-            lost_after=body["lostAfter"],
+            lost_after=body.get("lostAfter"),
             retry=Retry.model_validate(body.get("retry", {})),
         )
 

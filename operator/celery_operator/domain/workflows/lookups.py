@@ -9,6 +9,7 @@ from itertools import islice
 
 from celery_operator.domain.messages import Resumption
 from celery_operator.domain.workflows.graph import Graph
+from celery_operator.domain.workflows.lost import LOST_AFTER_SECONDS
 from celery_operator.domain.workflows.state import Code, RunState
 from celery_patterns.protocol import task_id
 
@@ -32,16 +33,24 @@ class Outstanding:
 
 
 def outstanding(
-    graph: Graph, state: RunState, *, uid: str, limit: int | None = None, after: tuple[str, int] | None = None
+    graph: Graph,
+    state: RunState,
+    *,
+    uid: str,
+    limit: int | None = None,
+    after: tuple[str, int] | None = None,
+    lost_after: int = LOST_AFTER_SECONDS,
 ) -> Iterator[Outstanding]:
     """Yield what is published and not finished, in the graph's order; at most ``limit``.
 
-    ``after`` is the (step, index) of the last one of the slice before.
+    ``after`` is the (step, index) of the last one of the slice before; ``lost_after`` is for tasks that set none.
     """
-    return islice(_all(graph, state, uid, after), limit)
+    return islice(_all(graph, state, uid, after, lost_after), limit)
 
 
-def _all(graph: Graph, state: RunState, uid: str, after: tuple[str, int] | None) -> Iterator[Outstanding]:
+def _all(
+    graph: Graph, state: RunState, uid: str, after: tuple[str, int] | None, lost_after: int
+) -> Iterator[Outstanding]:
     passed = after is None
     for node in graph.nodes:
         start = 0
@@ -62,5 +71,5 @@ def _all(graph: Graph, state: RunState, uid: str, after: tuple[str, int] | None)
                 attempt=attempt,
                 task_id=task_id(uid, state.run, node.name, index, attempt),
                 running=items[index] == Code.RUNNING,
-                lost_after=node.call_of(index, len(items)).lost_after,
+                lost_after=node.call_of(index, len(items)).lost_after or lost_after,
             )

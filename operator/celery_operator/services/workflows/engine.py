@@ -15,6 +15,7 @@ from celery_operator.api.workflow import CeleryWorkflow, WorkflowStatus
 from celery_operator.domain.errors import DependencyError, Gone, SpecError
 from celery_operator.domain.workflows.compile import compile_workflow
 from celery_operator.domain.workflows.graph import Graph
+from celery_operator.domain.workflows.lost import default_lost_after
 from celery_operator.domain.workflows.report import report
 from celery_operator.domain.workflows.state import RunState, initial_state
 from celery_operator.services.apps import AppResolver
@@ -197,6 +198,7 @@ class WorkflowEngine:
                 reached=self._reached,
                 metrics=self._metrics,
                 pace=self._pace,
+                lost_after=default_lost_after(app),
             ),
         )
 

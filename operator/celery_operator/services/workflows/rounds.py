@@ -9,6 +9,7 @@ from datetime import datetime
 from celery_operator.domain.errors import BrokerError, ResultBackendError
 from celery_operator.domain.workflows.graph import Graph
 from celery_operator.domain.workflows.lookups import Outstanding, outstanding
+from celery_operator.domain.workflows.lost import LOST_AFTER_SECONDS
 from celery_operator.domain.workflows.plan import Outcome
 from celery_operator.domain.workflows.report import Reachability, Stall
 from celery_operator.domain.workflows.state import RunState
@@ -41,13 +42,23 @@ class Rounds:
         graph: Of the run.
         broker: Says how much waits in a queue.
         listener: Of the result backend that knows results and claims.
+        lost_after: Seconds after which a task counts as lost that does not say so itself.
     """
 
-    def __init__(self, *, uid: str, graph: Graph, broker: Broker, listener: BackendListener) -> None:
+    def __init__(
+        self,
+        *,
+        uid: str,
+        graph: Graph,
+        broker: Broker,
+        listener: BackendListener,
+        lost_after: int = LOST_AFTER_SECONDS,
+    ) -> None:
         self._uid = uid
         self._graph = graph
         self._broker = broker
         self._listener = listener
+        self._lost_after = lost_after
         self._unseen = Unseen()
         self._position: tuple[str, int] | None = None
 
@@ -66,8 +77,8 @@ class Rounds:
         """
         if self.begins:
             self._unseen.begin_round()
-        found = outstanding(self._graph, state, uid=self._uid, limit=SLICE, after=self._position)
-        tasks = list(found)
+        after, lost_after = self._position, self._lost_after
+        tasks = list(outstanding(self._graph, state, uid=self._uid, limit=SLICE, after=after, lost_after=lost_after))
         self._position = (tasks[-1].step, tasks[-1].index) if len(tasks) == SLICE else None
         try:
             swept = await sweep(self._listener.backend, tasks, now=now)

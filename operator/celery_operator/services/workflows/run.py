@@ -65,6 +65,8 @@ class Ports:
     reached: Reached
     metrics: Metrics
     pace: Pace
+    lost_after: int
+    """Seconds: of the application, for tasks that do not say."""
 
 
 @dataclass(slots=True)
@@ -119,7 +121,9 @@ class WorkflowRun:
         self._values: dict[str, Any] = {}
         self._unreadable: dict[str, str] = {}
         self._outbox = Outbox(ports.broker, clock=ports.clock, metrics=ports.metrics, reached=ports.reached)
-        self._rounds = Rounds(uid=uid, graph=graph, broker=ports.broker, listener=ports.listener)
+        self._rounds = Rounds(
+            uid=uid, graph=graph, broker=ports.broker, listener=ports.listener, lost_after=ports.lost_after
+        )
         self._reachable = {"broker": Reachability.unknown(), "backend": Reachability.unknown()}
         self._stall: Stall | None = None
         self._checkpoint: Checkpoint | None = None
@@ -269,7 +273,7 @@ class WorkflowRun:
             attempt=identity.attempt,
             task_id=identity.task_id,
             running=False,
-            lost_after=self._call_of(identity.step, identity.index).lost_after,
+            lost_after=self._call_of(identity.step, identity.index).lost_after or self._ports.lost_after,
         )
 
     async def _fetch(self, wanted: Sequence[Fetch]) -> None:
