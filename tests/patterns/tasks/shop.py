@@ -282,6 +282,15 @@ def produce(key: str, size: int) -> str:
     return key[0] * size
 
 
+@task(
+    name="produce_patiently",
+    policies=[PayloadLimit(results="1KB"), Retry(on=OSError, base="100ms", cap="200ms", max=100)],
+)
+def produce_patiently(key: str, size: int) -> str:
+    write("produce", key=key)
+    return key[0] * size
+
+
 @task(name="produce_once", policies=[PayloadLimit(results="1KB"), Idempotent(key="{key}")])
 def produce_once(key: str, size: int) -> str:
     write("produce", key=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,22 @@ def test_item_whose_result_is_too_large_fails_alone() -> None:
     with pytest.raises(ResultTooLarge, match="the result of produce_rows has"):
         sent[0].get(timeout=15)
     assert sent[1].get(timeout=15) == "r" * 7
+
+
+def test_place_that_cannot_be_written_to_is_an_error_like_the_tasks_own(
+    blobs: Path, blob_worker: str, ledger: Ledger, key: str
+) -> None:
+    """Its Retry is asked about it, and the task runs again."""
+    now = datetime.now(UTC)
+    in_the_way = [blobs / f"{now + timedelta(days=days):%Y-%m-%d}" for days in (0, 1)]
+    for path in in_the_way:
+        path.touch()
+    sent = shop.produce_patiently.apply_async([key, SIZE], queue=blob_worker)
+    eventually(lambda: sent.state == "RETRY")
+    for path in in_the_way:
+        path.unlink()
+    assert sent.get(timeout=15) == key[0] * SIZE
+    assert len(ledger(key, "produce")) > 1
 
 
 def test_reader_is_told_what_is_wrong_with_the_place(blobs: Path, blob_worker: str) -> None:
