@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +152,13 @@ def test_place_that_cannot_be_written_to_is_an_error_like_the_tasks_own(
     blobs: Path, blob_worker: str, ledger: Ledger, key: str
 ) -> None:
     """Its Retry is asked about it, and the task runs again."""
-    now = datetime.now(UTC)
-    in_the_way = [blobs / f"{now + timedelta(days=days):%Y-%m-%d}" for days in (0, 1)]
-    for path in in_the_way:
-        path.touch()
+    assert shop.produce.apply_async(["x", SIZE], queue=blob_worker).get(timeout=15) == "x" * SIZE
+    [today] = blobs.iterdir()
+    today.rename(blobs / "aside")
+    today.touch()
     sent = shop.produce_patiently.apply_async([key, SIZE], queue=blob_worker)
     eventually(lambda: sent.state == "RETRY")
-    for path in in_the_way:
-        path.unlink()
+    today.unlink()
     assert sent.get(timeout=15) == key[0] * SIZE
     assert len(ledger(key, "produce")) > 1
 
