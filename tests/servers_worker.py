@@ -9,7 +9,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,17 @@ class Worker:
     def state(self) -> protocol.WorkerState:
         """Return what the worker says it holds and runs."""
         return protocol.WorkerState.from_json(json.loads(self.request(protocol.PATH_STATE)[1]))
+
+    def wait_state(self, fits: Callable[[protocol.WorkerState], bool], *, within: float = 10.0) -> protocol.WorkerState:
+        """Wait for an answer that fits, and return it: all that it says is of one moment, as two answers are not."""
+        answers: list[protocol.WorkerState] = []
+
+        def answered() -> bool:
+            answers[:] = [self.state()]
+            return fits(answers[0])
+
+        eventually(answered, within=within, what=lambda: f"{answers}\n{self.log()}")
+        return answers[0]
 
     def drain(self) -> protocol.WorkerState:
         """Tell it to stop consuming; answers at once."""

@@ -99,6 +99,11 @@ def worker(single: tuple[Stage, Worker]) -> Iterator[tuple[Stage, Worker]]:
 Single = tuple[Stage, Worker]
 
 
+def held(state: protocol.WorkerState) -> tuple[int, int]:
+    """How many tasks run, and how many wait for a slot."""
+    return state.active, state.reserved
+
+
 def test_state_counts_what_is_active_reserved_and_scheduled(worker: Single) -> None:
     stage, running = worker
     step = stage.identity("count")
@@ -107,14 +112,13 @@ def test_state_counts_what_is_active_reserved_and_scheduled(worker: Single) -> N
     eventually(lambda: running.state().scheduled == 1)
     for index in range(3):
         stage.record(stage.identity(step.step, index), 0.8)
-    eventually(lambda: (running.state().active, running.state().reserved) == (1, 2), what=lambda: str(running.state()))
-    state = running.state()
+    state = running.wait_state(lambda state: held(state) == (1, 2) and state.oldest_active_seconds > 0)
     assert (state.slots, state.scheduled, state.scheduled_due, state.idle_seconds) == (1, 1, 0, 0.0)
     assert (state.ready, state.draining, state.queues) == (True, False, (stage.queue,))
-    assert 0 < state.oldest_active_seconds < 1
+    assert state.oldest_active_seconds < 1
     assert (state.oldest_seconds, state.delay_seconds) == (None, None), "no message says when it was published"
     running.drain()
-    eventually(lambda: running.state().active + running.state().reserved == 0, within=15)
+    running.wait_state(lambda state: held(state) == (0, 0), within=15)
     eventually(lambda: running.state().drained, within=15)
     assert Counter(stage.ledger()[stage.identity("count", 9).task_id]) == Counter(start=1, finish=1)
     eventually(lambda: running.state().idle_seconds > 0.2)
@@ -125,14 +129,12 @@ def test_state_tells_the_age_of_the_oldest_message_and_the_delay_seen(worker: Si
     now = float(stage.store.time()[0])
     for age in (100, 300, 50):
         stage.record(stage.identity("age", age), 0.4, headers={protocol.PUBLISHED_AT_HEADER: now - age})
-    eventually(lambda: (running.state().active, running.state().reserved) == (1, 2))
-    state = running.state()
+    state = running.wait_state(lambda state: held(state) == (1, 2) and state.delay_seconds is not None)
     assert state.oldest_seconds is not None
     assert 300 <= state.oldest_seconds < 330
     assert state.delay_seconds is not None
     assert 100 <= state.delay_seconds < 130
-    eventually(lambda: running.state().active + running.state().reserved == 0)
-    state = running.state()
+    state = running.wait_state(lambda state: held(state) == (0, 0))
     assert state.oldest_seconds is None
     assert state.delay_seconds is not None
     assert 300 <= state.delay_seconds < 330, "the longest of the last"

@@ -57,7 +57,7 @@ def test_many_tasks_run_at_once_and_once_each(worker: Green, once: Counter[str])
     for identity in sent:
         stage.record(identity)
         ear.wait(identity, protocol.SUCCESS)
-    eventually(lambda: (running.state().active, running.state().reserved) == (0, 0))
+    running.wait_state(lambda state: (state.active, state.reserved) == (0, 0))
     assert [stage.ledger()[i.task_id] for i in sent] == [once] * 40
 
 

@@ -297,6 +297,6 @@ def test_broker_restart_repeats_nothing(stage: Stage, once: Counter[str]) -> Non
         later = [stage.record(stage.identity("later", index)) for index in range(5)]
         for identity in sent + later:
             stage.wait_ledger(identity.task_id, "finish")
-        eventually(lambda: (worker.state().active, worker.state().reserved) == (0, 0))
+        worker.wait_state(lambda state: (state.active, state.reserved) == (0, 0))
         eventually(lambda: stage.waiting() == 0)
         assert [stage.ledger()[i.task_id] for i in sent + later] == [once] * 7

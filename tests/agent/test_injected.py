@@ -124,7 +124,7 @@ def test_worker_drains_by_the_prestop_command_of_the_volume(worker: tuple[Stage,
     sent = stage.send(stage.identity("nap"), "shop.nap", 1)
     ear.wait(sent, protocol.STARTED)
     later = stage.send(stage.identity("later"), "shop.add", 1, 1, countdown=1.5)
-    eventually(lambda: (running.state().active, running.state().scheduled) == (1, 1), what=lambda: str(running.state()))
+    running.wait_state(lambda state: (state.active, state.scheduled) == (1, 1))
     env = {
         "PATH": os.environ["PATH"],
         protocol.ENV_AGENT_ADDRESS_FILE: str(running.directory / "address"),
@@ -142,7 +142,8 @@ def test_killed_workers_task_comes_back(image: Injected, redis: RedisServer, sta
     stage = Stage(broker=redis, results=redis, stack=stack)
     env = {protocol.ENV_AGENT_LEASE: str(LEASE_SECONDS)}
     with image.worker(stage, env=env) as doomed:
-        assert (doomed.state().lease_seconds, doomed.state().lease_refusal) == (LEASE_SECONDS, "")
+        state = doomed.state()
+        assert (state.lease_seconds, state.lease_refusal) == (LEASE_SECONDS, "")
         task_id = stage.send_plain("shop.nap", 5)
         eventually(lambda: doomed.state().active == 1)
         doomed.kill()

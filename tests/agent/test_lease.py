@@ -67,7 +67,7 @@ def test_what_killed_workers_held_starts_again_within_the_lease_and_five_seconds
             alone.send_plain("examples.ledger.record", pool, 60, queue=pool)
         for key in (*pools, "acknowledged"):
             alone.wait_ledger(key, "start", within=20)
-        eventually(lambda: (early.state().reserved, early.state().scheduled) == (1, 1))
+        early.wait_state(lambda state: (state.reserved, state.scheduled) == (1, 1))
         killed = time.time()  # noqa: TID251 - compared with what the tasks noted
         for worker in (*doomed, early):
             worker.kill()

@@ -90,7 +90,7 @@ def test_main_process_that_stood_still_repeats_no_workflows_task_that_ended_mean
             alone.wait_ledger(identity.task_id, "start")
         alone.record(behind)
         alone.send_plain("examples.ledger.record", "plain")
-        eventually(lambda: (stopped.state().active, stopped.state().reserved) == (2, 2))
+        stopped.wait_state(lambda state: (state.active, state.reserved) == (2, 2))
         with standing_still(stopped), alone.worker(env=LEASE, concurrency=2) as heir:
             alone.wait_ledger(running.task_id, "start", times=2, within=30)
             for key in (behind.task_id, "plain"):

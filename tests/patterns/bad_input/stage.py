@@ -51,12 +51,7 @@ class Stage(stage.Stage):
 
     def wait_idle(self, worker: Worker) -> None:
         """Wait until the worker holds nothing: no slot, no message, nothing that it would wait for in a drain."""
-
-        def idle() -> bool:
-            state = worker.state()
-            return (state.reserved, state.active, state.scheduled) == (0, 0, 0)
-
-        eventually(idle, within=WITHIN, what=lambda: f"{worker.state()}\n{worker.log()}")
+        worker.wait_state(lambda state: (state.reserved, state.active, state.scheduled) == (0, 0, 0), within=WITHIN)
 
     def allow(self, key: str) -> None:
         """Let a waiting task go on."""

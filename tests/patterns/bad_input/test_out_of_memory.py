@@ -46,7 +46,7 @@ def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_la
         eventually(
             lambda: "the broker's Redis has no memory: that this worker holds ok[" in worker.log(), within=WITHIN
         )
-        eventually(lambda: worker.state().active + worker.state().reserved == 0, within=WITHIN, what=worker.log)
+        worker.wait_state(lambda state: state.active + state.reserved == 0, within=WITHIN)
         assert "cannot be written (key unacked), and it takes no more until it can; raise maxmemory" in worker.log()
         with full.client() as client:
             assert client.llen(stage.queue) != 0, "it takes no more than the one it had taken already"
