@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kombu import Connection
+from kombu.connection import Connection
 
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.connections import CeleryConnections
@@ -20,7 +20,7 @@ UID = "b4f4b2a5-6a53-4c0f-9bd5-6f1d1f3c2a11"
 
 
 def taken(url: str, queue: str) -> Any:
-    with Connection(url) as connection, connection.channel() as channel:
+    with Connection(url) as connection, connection.channel() as channel:  # type: ignore[no-untyped-call]
         message = channel.basic_get(queue, no_ack=True)
         assert message is not None
         return message
