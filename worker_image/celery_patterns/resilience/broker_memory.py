@@ -4,6 +4,8 @@ kombu takes a message from its list first and notes then that this worker holds 
 first and refuses the second (and refuses acknowledgements too, which kombu sends as a transaction). Stock Celery ends
 over that, and what was taken is gone. Here a message that cannot be noted is run all the same and noted as soon as
 that is possible; acknowledgements are sent in the form that Redis always allows.
+
+A worker that connects to such a broker would end, too, over the first thing that kombu writes: here it waits.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ import logging
 import time
 from typing import Any, Final
 
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 from kombu.transport import redis, virtual
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 from typing_extensions import override
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.5
 """How often it is tried whether there is memory again."""
+
+TELL_SECONDS: Final = 60.0
+"""How often a worker says again that it waits."""
 
 PROBE: Final = "celery-patterns-probe"
 """A field that is written and removed to see that."""
@@ -43,7 +50,53 @@ def install() -> None:
 
     channel.QoS = CarefulQoS
     channel._brpop_start = careful_start  # noqa: SLF001
+    _make_careful(Consumer)
     _installed.append(start)
+
+
+def _make_careful(consumer: Any) -> None:
+    """Let a worker wait for memory when it connects, and connect again if that vanishes before it consumes."""
+    connect, begin = consumer.connect, consumer.start
+
+    def careful_connect(self: Any) -> Any:
+        connection = connect(self)
+        if isinstance(connection.transport, redis.Transport):
+            _wait_for_memory(connection)
+        return connection
+
+    def careful_begin(self: Any) -> Any:
+        # What Celery does not know for an error of the connection ends the worker, whatever it runs.
+        self.connection_errors = (*self.connection_errors, OutOfMemoryError)
+        return begin(self)
+
+    consumer.connect, consumer.start = careful_connect, careful_begin
+
+
+def _wait_for_memory(connection: Any) -> None:
+    """Return when the broker's Redis takes a write. Raises WorkerShutdown if the worker is told to end meanwhile."""
+    told_at = None
+    with connection.channel() as channel:
+        while True:
+            try:
+                channel.qos.probe()
+            except OutOfMemoryError as error:
+                now = time.monotonic()
+                if told_at is None or now - told_at >= TELL_SECONDS:
+                    told_at = now
+                    logger.error(  # noqa: TRY400
+                        "%s: this worker cannot begin to take messages, and waits; raise maxmemory, or remove what "
+                        "fills it: %s",
+                        FULL,
+                        error,
+                    )
+            except ResponseError:  # no right to write, say: whatever needs it says so
+                return
+            else:
+                if told_at is not None:
+                    logger.warning("the broker's Redis has memory again: messages are taken")
+                return
+            maybe_shutdown()
+            time.sleep(LOOK_SECONDS)
 
 
 class CarefulQoS(_QoS):  # type: ignore[misc]
@@ -54,6 +107,13 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
         self.unnoted: dict[str, Any] = {}
         """Delivery tag -> message, of what Redis could not note; some may have ended."""
         self.looked_at = 0.0
+
+    @override
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().restore_visible(*args, **kwargs)
+        except OutOfMemoryError as error:  # what dead workers held stays where it is until the next look
+            logger.debug("%s: what dead workers held is not looked for: %s", FULL, error)
 
     @override
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -138,11 +198,14 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
         logger.warning("the broker's Redis has memory again: messages are taken again")
         return True
 
-    def _note(self) -> None:
+    def probe(self) -> None:
+        """Write as much as noting a message needs. Raises OutOfMemoryError."""
         with self.channel.conn_or_acquire() as client:
-            # Also when all have ended by now: the next message needs as much.
             client.hset(self.unacked_key, PROBE, "")
             client.hdel(self.unacked_key, PROBE)
+
+    def _note(self) -> None:
+        self.probe()  # also when all have ended by now: the next message needs as much
         for tag, message in self.unnoted.items():
             if tag in self._delivered and tag not in self._dirty:
                 super().append(message, tag)

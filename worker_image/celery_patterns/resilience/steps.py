@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import bootsteps, signals
 
-from celery_patterns.resilience import wire
+from celery_patterns.resilience import broker_memory, wire
 from celery_patterns.resilience.settings import ResilienceSettings
 from celery_patterns.resilience.undertaker import Undertaker
 from celery_patterns.store import StoreNotConfigured
@@ -55,6 +55,9 @@ def join_worker(worker: Any) -> None:
         ValueError: If a setting is wrong, or letters are wanted and there is no place to keep them.
     """
     app = worker.app
+    redis = app.connection_for_read().transport.driver_type == "redis"
+    if redis:
+        broker_memory.install()
     settings = ResilienceSettings.of_app(app)
     try:
         worker.celery_patterns_undertaker = Undertaker(worker, settings)
@@ -70,5 +73,5 @@ def join_worker(worker: Any) -> None:
     signals.worker_shutdown.connect(end, weak=False, dispatch_uid="celery_patterns.resilience.end")
     app.steps["worker"].add(UndertakerStep)
     app.steps["consumer"].add(UndertakerConsumerStep)
-    if app.connection_for_read().transport.driver_type == "redis":
+    if redis:
         wire.install()
