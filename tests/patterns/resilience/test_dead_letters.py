@@ -19,6 +19,9 @@ from celery_patterns.store import settings as store_settings
 from patterns.resilience.stage import Stage, lines_on_letters
 from servers import RedisServer, Worker, eventually, redis_server
 
+ALONE_DB = 6
+"""A broker's database without the worker that the other tests share."""
+
 
 @pytest.fixture(scope="module")
 def running(redis: RedisServer) -> Iterator[tuple[Stage, Worker]]:
@@ -161,13 +164,14 @@ def test_every_key_of_the_letters_expires(stage: Stage) -> None:
 
 def test_worker_without_the_agent_keeps_the_same_letters(redis: RedisServer) -> None:
     """An application's ``PatternApp`` or ``install`` brings what is needed; only the metrics are the agent's."""
-    # Nobody renews what the worker holds, and Celery may need five seconds to notice a dead child.
+    # Nobody renews what the worker holds, and Celery may need five seconds to notice a dead child. The database is its
+    # own: on that of the others their worker, which waits two seconds only, would bring the messages back meanwhile.
     env = {"SHAKY_VISIBILITY": "60"}
-    with Stage.on(redis, redis.url(0)) as stage, stage.worker(agent=False, concurrency=2, env=env) as worker:
+    with Stage.on(redis, redis.url(ALONE_DB)) as stage, stage.worker(agent=False, concurrency=2, env=env) as worker:
         failed = stage.send("fail", "b1", 7)
         killed = stage.send("die", "b2")
         unknown = stage.send("nobody.knows", 1)
-        with redis.client() as client:
+        with redis.client(ALONE_DB) as client:
             client.lpush(stage.queue, b"garbage")
         letters = stage.wait_letters(4, what=worker.log)
         ends = {letter.message.task_id: (letter.reason, letter.attempts) for letter in letters}
