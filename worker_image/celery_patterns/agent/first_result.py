@@ -2,7 +2,8 @@
 
 Before it stores a result Celery reads what is stored, so that a success is not overwritten by a late failure of the
 same task (``BaseKeyValueStoreBackend._store_result``). For the first start of an attempt the claim's script has looked
-already, and nobody else stores anything while the claim's lease lasts. This saves as much as the claim costs.
+already, and nobody else stores anything while the claim's lease lasts. This saves as much as the claim costs. A retry
+looks all the same: Celery publishes its message first, and another worker may have run it by then.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ def spare_first_look(backend_class: type) -> None:
 
     _get_task_meta_for.spared_look = look  # type: ignore[attr-defined]
     setattr(backend_class, LOOK, _get_task_meta_for)
+    store_retry: Any = backend_class.mark_as_retry  # type: ignore[attr-defined]
+
+    def mark_as_retry(self: Any, *args: Any, **kwargs: Any) -> Any:
+        expect_anything()
+        return store_retry(self, *args, **kwargs)
+
+    backend_class.mark_as_retry = mark_as_retry  # type: ignore[attr-defined]
 
 
 def expect_none(task_id: str, seconds: float) -> None:
