@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from celery_patterns import protocol
 from celery_patterns.agent import store as claims
+from celery_patterns.agent.next_retry import NextRetry
 from celery_patterns.agent.store import RELEASE, ClaimStore, Verdict
 from servers import RedisServer
 
@@ -29,7 +30,7 @@ DATABASE = 9
 
 @pytest.fixture
 def store(redis: RedisServer, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClaimStore]:
-    for name in ("CLAIM_SCRIPT", "RENEW_SCRIPT"):
+    for name in ("CLAIM_SCRIPT", "RENEW_SCRIPT", "CONCLUDE_SCRIPT", "NOTE_RETRY_SCRIPT"):
         script = getattr(claims, name)
         assert "redis.call('TIME')" in script
         monkeypatch.setattr(claims, name, script.replace("redis.call('TIME')", CLOCK))
@@ -48,6 +49,7 @@ class Claim:
     token: str = ""
     until: int = 0
     starts: int = 0
+    retry_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Model:
         if not result_seen and by.attempt in self.results:
             return Verdict.RESULT_EXISTS, 0, 0
         starts = (0 if claim is None else claim.starts) + (claim is None or another)
-        self.claims[by.attempt] = Claim(protocol.CLAIM_RUNNING, by.token, now + LEASE_MS, starts)
+        kept = claim.retry_at if claim is not None and starts == 1 else None
+        self.claims[by.attempt] = Claim(protocol.CLAIM_RUNNING, by.token, now + LEASE_MS, starts, kept)
         return Verdict.CLAIMED, starts, 0
 
     def conclude(self, by: Asked, state: str) -> bool:
@@ -86,6 +89,13 @@ class Model:
             claim.until = 0
         else:
             claim.state = state
+        return True
+
+    def note_retry(self, by: Asked, due: int) -> bool:
+        claim = self.claims.get(by.attempt)
+        if claim is None or claim.token != by.token:
+            return False
+        claim.retry_at = due
         return True
 
     def renew(self, by: Asked, now: int) -> int:
@@ -110,6 +120,7 @@ Event = st.one_of(
     st.tuples(st.just("conclude"), st.lists(which, min_size=1, max_size=3), st.sampled_from([RELEASE, "done"])),
     st.tuples(st.just("conclude"), st.lists(which, min_size=1, max_size=1), st.just(RELEASE)),
     st.tuples(st.just("renew"), st.lists(which, min_size=1, max_size=3)),
+    st.tuples(st.just("note a retry"), which, st.sampled_from([0, 600, 2 * protocol.CLAIM_KEEP_SECONDS])),
     st.tuples(st.just("result"), attempt),
     st.tuples(st.just("note the end"), attempt),
     st.tuples(st.just("abandon"), attempt),
@@ -160,6 +171,13 @@ class Stage:
             assert self.store.conclude([(self._key(by.attempt), by.token, state) for by in ends]) == lost
             for by in ends:
                 self.believes.pop(by, None)
+
+    def note_a_retry(self, number: int, seconds: int) -> None:
+        """The execution has ended with a retry by Celery's own means; its end is concluded after that."""
+        if self.asked:
+            by = self._of(number)
+            expected = self.model.note_retry(by, self.now_ms + 1000 * seconds)
+            assert self.store.note_retry(self._key(by.attempt), by.token, NextRetry(float(seconds))) is expected
 
     def renew(self, numbers: list[int]) -> None:
         if self.asked:
@@ -213,7 +231,15 @@ class Stage:
         assert len({by.attempt for by in living}) == len(living), "two deliveries of one attempt may run"
         for key in (key for key in self.client.keys("*") if not key.startswith(b"test-clock")):
             assert key.startswith((protocol.CLAIM_PREFIX.encode(), protocol.RESULT_KEY_PREFIX.encode()))
-            assert 0 < self.client.ttl(key) <= protocol.CLAIM_KEEP_SECONDS
+            assert 0 < self.client.ttl(key) <= protocol.CLAIM_KEEP_SECONDS + self._until_retry(key)
+        for attempt, claim in self.model.claims.items():
+            noted = self.client.hget(self._key(attempt), "retry_at")
+            assert (None if noted is None else int(noted)) == claim.retry_at
+
+    def _until_retry(self, key: bytes) -> int:
+        """Return by how much longer than others a claim may be kept: until its retry is due, as was said."""
+        noted = key.startswith(protocol.CLAIM_PREFIX.encode()) and self.client.hexists(key, "retry_at")
+        return 2 * protocol.CLAIM_KEEP_SECONDS if noted else 0
 
     def _of(self, number: int) -> Asked:
         return self.asked[number % len(self.asked)]

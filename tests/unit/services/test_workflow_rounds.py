@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from celery_operator.api.conditions import Reason
 from celery_operator.api.workflow import CeleryWorkflow
-from celery_operator.domain.messages import Claim
+from celery_operator.domain.messages import Claim, Resumption, TaskResult
 from celery_operator.domain.workflows.compile import compile_workflow
 from celery_operator.domain.workflows.lookups import outstanding
 from celery_operator.domain.workflows.state import CODES, Code, RunState, StepState, initial_state
@@ -71,6 +71,21 @@ async def test_a_task_that_had_begun_and_was_given_back_is_found_gone_too() -> N
     assert [(each.index, each.state) for each in found.outcomes if each.index == 0] == [(0, "retrying")]
     await stage.round(NOW)
     assert (await stage.round(NOW + UNSEEN_AFTER))[0] == begun.task_id
+
+
+async def test_a_lost_retry_that_was_sent_to_another_queue_is_looked_for_there() -> None:
+    stage = Stage()
+    begun = stage.tasks[0]
+    at = Resumption(1, queue="slow")
+    stage.backend.claimed[begun.task_id] = Claim("done", resumption=at, retry_overdue_seconds=1.0)
+    stage.backend.results[begun.task_id] = TaskResult("RETRY")
+    stage.broker.queues = {"slow": 1}
+    await stage.round(NOW)
+    assert begun.task_id not in await stage.round(NOW + UNSEEN_AFTER), "it may be the message that waits"
+    stage.broker.queues = {"celery": 1}
+    await stage.round(NOW + 2 * UNSEEN_AFTER)
+    found = await stage.rounds.look(stage.state, now=NOW + 3 * UNSEEN_AFTER, quiet=False)
+    assert found.gone == (replace(begun, resumption=at),)
 
 
 async def test_a_task_that_was_begun_between_two_rounds_has_its_time_again() -> None:

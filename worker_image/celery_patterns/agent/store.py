@@ -37,6 +37,7 @@ end
 if ARGV[6] == '0' and redis.call('EXISTS', KEYS[2]) == 1 then return {4, 0, 0} end
 redis.call('HSET', KEYS[1], 'state', 'running', 'token', ARGV[1], 'worker', ARGV[2], 'name', ARGV[3],
            'starts', starts, 'until', string.format('%.0f', now + ARGV[4]))
+if starts > 1 then redis.call('HDEL', KEYS[1], 'retry_at', 'retry_with') end
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 return {1, starts, 0}
 """
@@ -52,7 +53,11 @@ for i, key in ipairs(KEYS) do
       redis.call('HSET', key, 'until', '0')
     else
       redis.call('HSET', key, 'state', ARGV[2 * i])
-      if record[2] then redis.call('PEXPIREAT', key, string.format('%.0f', tonumber(record[2]) + keep)) end
+      if record[2] then
+        local time = redis.call('TIME')
+        local left = tonumber(record[2]) - time[1] * 1000 - math.floor(time[2] / 1000)
+        redis.call('PEXPIRE', key, string.format('%.0f', math.max(left, 0) + keep))
+      end
     end
   else
     lost = lost + 1
