@@ -45,8 +45,9 @@ def test_letters_that_can_never_be_kept_are_counted_as_lost(redis: RedisServer, 
         lost = f'celery_agent_dead_letters_lost_total{{queue="{stage.queue}",reason='
         waits = "celery_agent_dead_letters_waiting 0.0"
         eventually(lambda: lines_on_letters(worker) == {f'{lost}"failed"}} 1.0', waits}, what=worker.log)
-        killed = send_compressed(stage, "wait", LONG + "k", 600)
-        eventually(lambda: stage.ran(LONG + "k") == 1, what=worker.log)
+        key = f"{LONG}-{stage.queue}"
+        killed = send_compressed(stage, "wait", key, 600)
+        eventually(lambda: stage.ran(key) == 1, what=worker.log)
         (child,) = worker.children()
         os.kill(child, signal.SIGKILL)
         both = {f'{lost}"failed"}} 1.0', f'{lost}"worker_lost"}} 1.0', waits}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from celery_patterns import protocol
 from celery_patterns.cli.exits import CommandError, Exit
@@ -32,7 +33,22 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = build_parser().parse_args(arguments)
-    logging.getLogger("celery_patterns").setLevel(logging.ERROR)
+    with _errors_alone(logging.getLogger("celery_patterns")):
+        return _run(options)
+
+
+@contextmanager
+def _errors_alone(logger: logging.Logger) -> Iterator[None]:
+    """Let a logger say nothing but errors; it may be that of a program that called ``main``, which goes on."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _run(options: argparse.Namespace) -> int:
     from kombu.exceptions import OperationalError  # noqa: PLC0415 - --help need not wait for it
 
     from celery_patterns.store import StoreError, StoreUnavailable  # noqa: PLC0415
