@@ -69,6 +69,15 @@ def test_retry_after_the_loss_of_the_process(pair: tuple[Stage, Worker]) -> None
     assert (is_due(seconds), note) == (True, RetryNote())
 
 
+@pytest.mark.parametrize("end", ["Ignore", "Reject"])
+def test_an_end_without_a_result_is_noted_too(redis: RedisServer, stack: ExitStack, end: str) -> None:
+    stage = Stage(broker=redis, results=redis, stack=stack)
+    worker = stack.enter_context(stage.worker())
+    sent = stage.send(stage.identity(), f"test.{end.lower()}")
+    eventually(lambda: stage.claim(sent).get("state") == protocol.CLAIM_DONE, within=WITHIN, what=worker.log)
+    assert stage.claim(sent)["rejected"] == end
+
+
 def test_what_is_not_retried_has_no_such_note(pair: tuple[Stage, Worker]) -> None:
     stage, worker = pair
     sent = stage.record(stage.identity("plain"))

@@ -170,6 +170,18 @@ async def test_a_claim_tells_when_celerys_retry_is_due_and_what_its_message_carr
     ] * 2
 
 
+async def test_a_claim_tells_of_an_end_that_stored_no_result(backend: ResultBackend, celery_backend: Any) -> None:
+    (task_id,) = fresh()
+    with guard(celery_backend) as store:
+        store.claim(task_id, 0, token="t", worker="w", name="n", result_seen=False)
+        store.conclude([(store.key(task_id, 0), "t", f"{CLAIM_DONE} Reject")])
+        answer = store.claim(task_id, 0, token="u", worker="w", name="n", result_seen=False)
+    assert answer.verdict is Verdict.ENDED
+    assert await backend.claims([task_id]) == {
+        task_id: Claim("done", worker="w", resumption=Resumption(1), rejected="Reject")
+    }
+
+
 async def test_a_claim_of_an_older_agent_tells_since_when_it_is_done(
     backend: ResultBackend, celery_backend: Any
 ) -> None:

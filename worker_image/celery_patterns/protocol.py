@@ -235,8 +235,8 @@ MESSAGE_CHARACTERS = 256
 CLAIM_PREFIX = "celery-operator:claim:"
 """Redis hash on the result backend, one for each attempt that began: fields state, token, worker, until (ms, server's
 time), starts; where it ended with a retry by Celery's own means also retry_at (ms, server's time) and retry_with
-(``RetryNote.to_text()``). It outlives the run, or the time of the retry, by CLAIM_KEEP_SECONDS so that a late duplicate
-finds it."""
+(``RetryNote.to_text()``), and where it ended without a result, rejected (the exception's type). It outlives the run, or
+the time of the retry, by CLAIM_KEEP_SECONDS so that a late duplicate finds it."""
 
 CLAIM_LEASE_SECONDS = 30
 """A claim that is not renewed for this long belongs to a dead worker."""

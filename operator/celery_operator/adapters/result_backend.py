@@ -51,7 +51,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 ANNOUNCEMENTS_AT_ONCE = 200
 """Bounds one batch, so that whoever consumes it can do something else in between: reading 200 takes some 10 ms."""
 
-CLAIM_FIELDS = ["state", "worker", "until", "starts", "retry_at", "retry_with"]
+CLAIM_FIELDS = ["state", "worker", "until", "starts", "retry_at", "retry_with", "rejected"]
 
 MOST_RETRIES = 1000
 """Celery's own retries of one attempt that are followed; its default is 3."""
@@ -271,7 +271,9 @@ def _announced(message: Mapping[str, Any]) -> list[Announcement]:
 
 def decode_claim(record: Sequence[bytes | None], now_ms: int, retries: int = 0) -> Claim:
     """Read CLAIM_FIELDS as the guard writes them. ``retries`` is Celery's own count in the claim's key."""
-    state, worker, until, starts, retry_at, retry_with = (value.decode() if value else "" for value in record)
+    state, worker, until, starts, retry_at, retry_with, rejected = (
+        value.decode(errors="replace") if value else "" for value in record
+    )
     until_ms = int(until or 0)
     common: dict[str, Any] = {"worker": worker, "starts": int(starts or 0)}
     if state == CLAIM_DONE:
@@ -279,6 +281,7 @@ def decode_claim(record: Sequence[bytes | None], now_ms: int, retries: int = 0) 
         return Claim(
             state="done",
             seconds_since_lease=max(0, now_ms - until_ms) / 1000 if until_ms else 0.0,
+            rejected=rejected,
             resumption=Resumption(retries + 1, note.queue, note.tries),
             retry_overdue_seconds=(now_ms - int(retry_at)) / 1000 if retry_at else None,
             **common,

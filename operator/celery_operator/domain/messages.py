@@ -92,3 +92,5 @@ class Claim:
     was the first."""
     retry_overdue_seconds: float | None = None
     """Done, and Celery itself retries: how long ago that was due, less than 0 before. None: it does not say."""
+    rejected: str = ""
+    """Done, and no result is stored: the type of the exception that ended it (Ignore, Reject)."""

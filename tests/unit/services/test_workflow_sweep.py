@@ -52,6 +52,17 @@ async def test_a_retry_is_missed_once_it_is_due(
     assert found.never_begun == ((replace(TASK, resumption=goes_on),) if missed else ())
 
 
+@pytest.mark.parametrize("result", [None, STARTED, RETRY], ids=["none", "older", "retry before it"])
+async def test_an_end_without_a_result_is_a_failure_though_nobody_heard_of_it(result: TaskResult | None) -> None:
+    """Ignore and Reject store nothing: what was announced while no operator listened is said by the claim alone."""
+    backend = FakeResultBackend()
+    backend.claimed = {"t": Claim("done", worker="w", rejected="Ignore")}
+    backend.results = {} if result is None else {"t": result}
+    (outcome,) = (await sweep(backend, [TASK], now=NOW)).outcomes
+    assert (outcome.state, outcome.exception, outcome.worker) == ("failed", "Ignore", "w")
+    assert outcome.message == "the task ended without a result"
+
+
 async def test_what_waits_for_its_retry_is_told_of_once() -> None:
     backend = FakeResultBackend()
     backend.claimed, backend.results = {"t": done(retry_overdue_seconds=-60.0)}, {"t": RETRY}

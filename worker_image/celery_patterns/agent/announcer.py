@@ -205,7 +205,7 @@ class Announcer:
             for c in chunk:
                 if c.retry is not None:
                     self._connected().note_retry(c.key, c.token, c.retry)
-            self._connected().conclude([(c.key, c.token, c.claim) for c in chunk])
+            self._connected().conclude([(c.key, c.token, _claim_state(c)) for c in chunk])
             del self._unconcluded[:BATCH]
         started = [] if last else self._to_start(now)
         if started:
@@ -260,6 +260,12 @@ def announced(text: str) -> str:
         # A URL that is cut here may end in a password; an @ makes it one that is masked.
         looked_at += "@"
     return protocol.mask_url(looked_at)[: protocol.MESSAGE_CHARACTERS]
+
+
+def _claim_state(conclusion: Conclusion) -> str:
+    """Return the claim's new state: where no result is stored, it alone says how the task ended."""
+    stores_nothing = conclusion.state == protocol.REJECTED and conclusion.claim == protocol.CLAIM_DONE
+    return f"{conclusion.claim} {conclusion.exception}" if stores_nothing else conclusion.claim
 
 
 def _with_sizes(store: ClaimStore, batch: Sequence[Conclusion]) -> list[tuple[Conclusion, int]]:

@@ -52,7 +52,9 @@ for i, key in ipairs(KEYS) do
     if ARGV[2 * i] == 'release' then
       redis.call('HSET', key, 'until', '0')
     else
-      redis.call('HSET', key, 'state', ARGV[2 * i])
+      local state, rejected = string.match(ARGV[2 * i], '^(%S+) ?(.*)$')
+      redis.call('HSET', key, 'state', state)
+      if rejected ~= '' then redis.call('HSET', key, 'rejected', rejected) end
       if record[2] then
         local time = redis.call('TIME')
         local left = tonumber(record[2]) - time[1] * 1000 - math.floor(time[2] / 1000)
@@ -65,7 +67,8 @@ for i, key in ipairs(KEYS) do
 end
 return lost
 """
-"""KEYS: claims. ARGV: for each claim its token and its new state, or 'release'; keep (ms). The keys' time to live was
+"""KEYS: claims. ARGV: for each claim its token and its new state, or 'release'; keep (ms). A state may be followed by a
+space and the type of the exception with which it ended without a result. The keys' time to live was
 set when they were claimed or last renewed, which is at most a third of a lease ago; where a retry is to come, it counts
 from when that is due."""
 

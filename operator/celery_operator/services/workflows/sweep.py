@@ -83,26 +83,38 @@ async def sweep(backend: ResultBackend, tasks: Sequence[Outstanding], *, now: da
         result, claim = results.get(task.task_id), claims.get(task.task_id)
         if result is not None and result.final:
             outcomes.append(_from_result(task, result, now))
-        elif task.task_id in abandoned or (claim is not None and claim.state == "abandoned"):
-            worker = claim.worker if claim else ""
-            message = f"worker {worker or 'unknown'} died or was cut off while it ran this attempt"
-            outcomes.append(_outcome(task, "lost", now, exception="WorkerLost", message=message, worker=worker))
-        elif claim is not None and (claim.state == "returned" or _comes_again(claim, result)):
+        elif claim is None:
+            if result is None:
+                never_begun.append(task)
+        elif task.task_id in abandoned or claim.state == "abandoned":
+            outcomes.append(_lost(task, claim.worker, now))
+        elif claim.state == "returned" or _comes_again(claim, result):
             if task.running:
                 outcomes.append(_outcome(task, "retrying", now))
             if claim.state == "returned" or _retry_is_due(claim):
                 never_begun.append(replace(task, resumption=claim.resumption))
-        elif claim is not None:
-            outcomes.append(_outcome(task, "started", now, worker=claim.worker))
-        elif result is None:
-            never_begun.append(task)
+        else:
+            outcomes.append(_begun(task, claim, now))
     return Swept(tuple(outcomes), tuple(never_begun), seen_claims=bool(claims))
+
+
+def _begun(task: Outstanding, claim: Claim, now: datetime) -> Outcome:
+    """Return what a claim says that no result contradicts."""
+    if not claim.rejected:
+        return _outcome(task, "started", now, worker=claim.worker)
+    message = "the task ended without a result"
+    return _outcome(task, "failed", now, exception=claim.rejected, message=message, worker=claim.worker)
+
+
+def _lost(task: Outstanding, worker: str, now: datetime) -> Outcome:
+    message = f"worker {worker or 'unknown'} died or was cut off while it ran this attempt"
+    return _outcome(task, "lost", now, exception="WorkerLost", message=message, worker=worker)
 
 
 def _comes_again(claim: Claim, result: TaskResult | None) -> bool:
     """Say whether the execution has ended with a retry by Celery's own means that nobody has begun."""
     told = claim.retry_overdue_seconds is not None or (result is not None and result.state == "RETRY")
-    return claim.state == "done" and told
+    return claim.state == "done" and told and not claim.rejected
 
 
 def _retry_is_due(claim: Claim) -> bool:
