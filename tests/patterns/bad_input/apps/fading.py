@@ -8,7 +8,7 @@ from typing import Any
 import redis
 from celery.bootsteps import StartStopStep
 from celery.worker.consumer import Tasks
-from sturdy import app
+from sturdy import app  # type: ignore[import-not-found]  # beside this file, which is where the worker looks
 
 app.conf.update(broker_url=os.environ["CELERY_BROKER_URL"])
 
