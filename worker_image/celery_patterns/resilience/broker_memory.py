@@ -14,8 +14,6 @@ import logging
 import time
 from typing import Any, Final
 
-from celery.worker.consumer import Consumer
-from celery.worker.state import maybe_shutdown
 from kombu.transport import redis, virtual
 from redis.exceptions import OutOfMemoryError, ResponseError
 from typing_extensions import override
@@ -50,6 +48,9 @@ def install() -> None:
 
     channel.QoS = CarefulQoS
     channel._brpop_start = careful_start  # noqa: SLF001
+    # Not before: Sentry's integration changes what this module takes from celery.app.trace when it is imported.
+    from celery.worker.consumer import Consumer  # noqa: PLC0415
+
     _make_careful(Consumer)
     _installed.append(start)
 
@@ -74,6 +75,8 @@ def _make_careful(consumer: Any) -> None:
 
 def _wait_for_memory(connection: Any) -> None:
     """Return when the broker's Redis takes a write. Raises WorkerShutdown if the worker is told to end meanwhile."""
+    from celery.worker.state import maybe_shutdown  # noqa: PLC0415 - see install
+
     told_at = None
     with connection.channel() as channel:
         while True:
