@@ -72,7 +72,8 @@ format: $(VENV)/.installed ## Let ruff format and mend what it can
 .PHONY: test
 test: $(VENV)/.installed system ## Every check and test that needs no cluster (REDIS=valkey-8: all on this one kind)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint type
-	@TEST_REDIS="$(REDIS)" $(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile $(PYTEST_ARGS)
+	@# In the order of names: the folders with real servers first, and tests/unit, whose files end in a moment, last.
+	@TEST_REDIS="$(REDIS)" $(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write crds/, the chart's CRDs and values schema, and the field reference

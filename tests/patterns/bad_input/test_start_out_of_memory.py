@@ -13,7 +13,7 @@ from patterns.bad_input.stage import Stage
 from patterns.stage import WITHIN
 from servers import RedisKind, RedisServer, Worker, eventually, redis_server
 
-pytestmark = [pytest.mark.every_redis, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 WAITS = (
     "the broker's Redis has no memory: this worker cannot begin to take messages, and waits; raise maxmemory, or "
@@ -112,6 +112,7 @@ def test_worker_whose_broker_comes_back_without_memory_keeps_what_it_runs_and_wa
         assert (stage.ran("held"), stage.ran("after")) == (1, 1)
 
 
+@pytest.mark.every_redis
 def test_memory_that_vanishes_before_the_first_message_is_waited_for_too(redis: RedisServer, full: RedisServer) -> None:
     with Stage.on(redis, full.url(0)) as stage, stage.worker(app="fading:app", wait_ready=False) as worker:
         wait_said(worker, WAITS)

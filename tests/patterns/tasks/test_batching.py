@@ -71,6 +71,7 @@ def test_items_of_a_flush_that_was_killed_are_worked_off(start_worker: StartWork
         assert store.client.ttl(store.key("batch-state", f"insert_rows:{key}")) != -1, "it would stay for ever"
 
 
+@pytest.mark.one_redis
 @pytest.mark.parametrize(
     ("pool", "arguments"),
     [("prefork", ("--max-tasks-per-child", "1")), ("threads", ())],
