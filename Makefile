@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HARNESS := PYTHONPATH=tests/cluster $(BIN)/python -m harness
 # Tests mostly wait for real servers and workers, so more of them run at a time than there are cores.
-JOBS ?= 6
+JOBS ?= 8
 # Hundreds of processes start in the tests; each would compile the same sources again where an environment forbids to keep them.
 export PYTHONDONTWRITEBYTECODE :=
 # On the cluster most of a test's time is waiting for pods, which start no faster when many do at the same time.
@@ -71,8 +71,11 @@ format: $(VENV)/.installed ## Let ruff format and mend what it can
 
 .PHONY: test
 test: $(VENV)/.installed system ## Every check and test that needs no cluster (REDIS=valkey-8: all on this one kind)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint type
-	@# In the order of names: the folders with real servers first, and tests/unit, whose files end in a moment, last.
+	@$(MAKE) --no-print-directory --jobs=3 lint type tests # tests mostly wait, so the checks cost no time beside them
+
+# In the order of names: the folders with real servers first, and tests/unit, whose files end in a moment, last.
+.PHONY: tests
+tests: $(VENV)/.installed
 	@TEST_REDIS="$(REDIS)" $(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: generate
