@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from amqp.exceptions import FrameSyntaxError
 from celery import Celery
+from kombu.messaging import Producer
 
 from celery_patterns.resilience.letter_queues import LetterQueues
 from celery_patterns.resilience.letters import Letter, OriginalMessage
@@ -16,6 +19,12 @@ from patterns.resilience.stage import Stage
 from servers import RabbitServer, RedisServer, eventually
 
 pytestmark = pytest.mark.every_rabbit
+
+ALL_ON_BROKER = {"CELERY_PATTERNS_DEAD_LETTERS": "all", "CELERY_PATTERNS_DEAD_LETTERS_ON": "broker"}
+FRAME_BYTES = 131_072
+"""What RabbitMQ and its clients agree on unless somebody has set another size."""
+WITHIN = 30.0
+"""Seconds: the machine may be loaded."""
 
 
 @pytest.fixture
@@ -72,6 +81,55 @@ def test_looking_changes_neither_order_nor_number(stage: Stage, letters: LetterQ
     assert letters.purge(stage.queue) == 4
     assert list(letters.scan("no such queue")) == []
     assert letters.purge("no such queue") == 0
+
+
+def test_headers_that_leave_no_room_for_a_note_cost_neither_their_letter_nor_those_behind(
+    stage: Stage, letters: LetterQueues
+) -> None:
+    """AMQP has one frame for all headers of a message, and the broker ends the connection on which more come."""
+    key = f"large-{stage.queue}"
+    with stage.worker(env=ALL_ON_BROKER) as worker:
+        large = {"mine": "x" * (FRAME_BYTES - 700), "number": 7}
+        first = stage.app.send_task("plain_fail", [key], queue=stage.queue, headers=large).id
+        second = stage.send("plain_fail", "small")
+        found = eventually(
+            lambda: len(list(letters.scan(stage.queue))) == 2 and list(letters.scan(stage.queue, newest_first=False)),
+            within=WITHIN,
+            what=worker.log,
+        )
+        assert [(each.message.task_id, each.error) for each in found or []] == [
+            (first, "ValueError: plain"),
+            (second, "ValueError: plain"),
+        ]
+        kept = (found or [])[0]
+        assert {name: kept.message.headers[name] for name in large} == large
+        assert kept.traceback.endswith("ValueError: plain\n")
+        with stage.app.connection_for_write() as connection:
+            send(Producer(connection), kept)  # type: ignore[no-untyped-call]
+        assert letters.remove(stage.queue, [kept.id]) == 1
+        eventually(lambda: stage.ran(key) == 2, within=WITHIN, what=worker.log)
+
+
+def test_letter_is_read_as_it_was_written_however_large_its_headers_are(stage: Stage, letters: LetterQueues) -> None:
+    """Also those that no message could bring: of an item of a batch, whose message is written anew."""
+    for size in (0, *range(FRAME_BYTES - 2_500, FRAME_BYTES + 100, 100), 3 * FRAME_BYTES):
+        headers = {"task": "t", "id": f"id{size}", "mine": "x" * size, "other": {"list": [1, None, "ü", True]}}
+        body, properties = '[[], {}, {"é": 1}]'.encode("utf-16"), {"correlation_id": f"id{size}"}
+        message = OriginalMessage(body, headers, properties, "application/json", "utf-16")
+        written = Letter("", stage.queue, "failed", message, "E: ü", "trace\n" * 100, "hash", 3, "w@h", original=False)
+        letter_id = letters.keep(written, "token")
+        (found,) = letters.scan(stage.queue)
+        assert found.message.properties.items() >= properties.items()
+        read = replace(found, id="", at_ms=0, message=replace(found.message, properties=properties))
+        assert (letter_id, read) == (found.id, written)
+        assert letters.remove(stage.queue, [letter_id]) == 1
+
+
+def test_headers_that_amqp_cannot_write_are_no_fault_of_the_broker(stage: Stage, letters: LetterQueues) -> None:
+    """Waiting for it would not help: the keeper gives up what is refused in this way."""
+    message = OriginalMessage(b"", {"mine": {1, 2}}, {}, "application/json", "utf-8")
+    with pytest.raises(FrameSyntaxError, match="mine"):
+        letters.keep(Letter("", stage.queue, "failed", message), "token")
 
 
 def test_letters_of_the_brokers_own_exchange_are_read(

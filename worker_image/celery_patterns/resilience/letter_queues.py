@@ -1,7 +1,8 @@
 """Dead letters in RabbitMQ: beside each queue one for its letters, where its dead-letter exchange may write, too.
 
-A letter is the original message with one more header, which says why it is there. AMQP cannot look into a queue:
-letters are taken, read and given back, in their order, by closing the channel.
+A letter is the original message with one more header, which says why it is there; where that is too large for AMQP,
+``letter_headers`` sees to it. AMQP cannot look into a queue: letters are taken, read and given back, in their order, by
+closing the channel.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from amqp.exceptions import MessageNacked, PreconditionFailed
 from kombu.entity import Queue
 
 from celery_patterns import protocol
-from celery_patterns.resilience import letters
+from celery_patterns.resilience import letter_headers, letters
 from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.store import StoreUnavailable
 
@@ -63,6 +64,9 @@ class LetterQueues:
             "original": letter.original,
         }
         message = letter.message
+        headers = {**message.headers, HEADER: json.dumps(note)}
+        # Written apart from any channel: what cannot be written is not the broker's fault, and no try changes it.
+        table = letter_headers.write_table(headers)
         properties = {
             name: message.properties[name]
             for name in ("correlation_id", "reply_to", "priority")
@@ -70,12 +74,13 @@ class LetterQueues:
         }
         with self._channel() as channel:
             self._declare(channel, letter.queue)
+            body, headers = letter_headers.fit(message.body, headers, table, channel.connection.frame_max)
             channel.basic_publish_confirm(
                 channel.prepare_message(
-                    message.body,
+                    body,
                     content_type=message.content_type or "application/octet-stream",
                     content_encoding=message.content_encoding or "binary",
-                    headers={**message.headers, HEADER: json.dumps(note)},
+                    headers=headers,
                     properties={**properties, "delivery_mode": 2},
                 ),
                 exchange="",
@@ -161,6 +166,7 @@ class LetterQueues:
         connection = self._connect()
         try:
             channel = connection.channel()
+            channel.auto_decode = False  # bodies as they are: bytes, in whatever encoding
             try:
                 yield channel
             finally:
@@ -200,6 +206,8 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
 def read_letter(queue: str, message: Any) -> Letter:
     """Read a letter of ours, or a message that RabbitMQ's dead-letter exchange brought."""
     original = OriginalMessage.of(message)
+    if HEADER not in original.headers:
+        original = letter_headers.restore(original)
     headers = dict(original.headers)
     try:
         note = json.loads(headers.pop(HEADER))
