@@ -87,13 +87,13 @@ async def test_the_second_waits_as_long_as_the_first_renews(server: ApiServer, c
 
 
 async def test_a_lease_given_back_is_taken_at_once(server: ApiServer, candidate: Any) -> None:
-    first, second = candidate("one"), candidate("two")
+    first, second = candidate("one", PATIENT), candidate("two", PATIENT)
     await first.acquire()
     async with running(second.acquire()) as waiting:
         await until(lambda: asyncio.sleep(0, second.transitions == 0 and bool(second._seen_holder)))
         await first.release()
         assert not first.leads
-        await asyncio.wait_for(waiting, 0.5)
+        await asyncio.wait_for(waiting, PATIENT.duration / 2)
     assert second.leads
     assert (spec(server)["holderIdentity"], spec(server)["leaseTransitions"], second.transitions) == ("two", 1, 1)
 
@@ -109,7 +109,7 @@ async def test_a_lease_that_is_not_renewed_goes_on_after_its_duration(server: Ap
 
 
 async def test_whoever_lost_the_lease_learns_it_when_it_renews(server: ApiServer, candidate: Any) -> None:
-    first = candidate("one")
+    first = candidate("one", PATIENT)
     await first.acquire()
     taken = {**server.objects[PATH], "spec": {**spec(server), "holderIdentity": "two", "renewTime": "later"}}
     server.put(PATH, taken)
@@ -130,7 +130,7 @@ async def test_a_leader_that_cannot_renew_ends_before_the_lease_does(server: Api
 
 
 async def test_passing_trouble_costs_nothing(server: ApiServer, candidate: Any) -> None:
-    first = candidate("one")
+    first = candidate("one", PATIENT)
     await first.acquire()
     server.faults = [refuse(403), refuse(403)]
     async with running(first.hold()) as holding:
@@ -140,13 +140,29 @@ async def test_passing_trouble_costs_nothing(server: ApiServer, candidate: Any) 
 
 
 async def test_somebodys_annotation_does_not_cost_the_lease(server: ApiServer, candidate: Any) -> None:
-    first = candidate("one")
+    first = candidate("one", PATIENT)
     await first.acquire()
     server.put(PATH, {**server.objects[PATH], "metadata": {**server.objects[PATH]["metadata"], "labels": {"a": "b"}}})
     async with running(first.hold()) as holding:
         renewed = spec(server)["renewTime"]
         await until(lambda: asyncio.sleep(0, spec(server)["renewTime"] != renewed))
         assert (holding.done(), first.leads) == (False, True)
+
+
+async def test_holding_ends_when_cancelled_even_in_the_moment_of_an_answer(
+    candidate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that is told to end would go on to lead."""
+    first = candidate("one", PATIENT)
+    await first.acquire()
+
+    async def answered() -> None:
+        asyncio.get_running_loop().call_soon(holding.cancel)
+
+    monkeypatch.setattr(first, "_step", answered)
+    holding = asyncio.create_task(first.hold())
+    await asyncio.wait({holding}, timeout=2)
+    assert holding.cancelled()
 
 
 async def test_an_api_server_that_fails_at_first_only_delays(server: ApiServer, candidate: Any) -> None:

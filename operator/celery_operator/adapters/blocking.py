@@ -45,7 +45,8 @@ class BlockingCalls:
         """
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         try:
-            return await asyncio.wait_for(future, seconds)
+            async with asyncio.timeout(seconds):
+                return await future
         except TimeoutError as error:
             limit = "in time" if seconds is None else f"within {seconds:g} s"
             text = f"cannot {what} at {mask_url(self._url)}: no answer {limit}"

@@ -128,7 +128,8 @@ class LeaderElection:
             if not self._watchdog.in_time:
                 self._lose(f"the lease {self._key} was not renewed for {self._times.deadline:g} s")
             try:
-                await asyncio.wait_for(self._step(), self._times.deadline)
+                async with asyncio.timeout(self._times.deadline):  # wait_for may swallow a cancellation before 3.12
+                    await self._step()
             except (ClusterError, TimeoutError) as error:
                 _log.warning("lease not renewed", lease=str(self._key), error=str(error) or type(error).__name__)
                 continue
@@ -149,7 +150,8 @@ class LeaderElection:
         self._leads = False
         spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._now()}
         try:
-            await asyncio.wait_for(self._write(spec, record.transitions, record.version), self._times.deadline)
+            async with asyncio.timeout(self._times.deadline):
+                await self._write(spec, record.transitions, record.version)
             _log.info("lease given back", lease=str(self._key))
         except (ClusterError, TimeoutError) as error:
             _log.warning("lease not given back", lease=str(self._key), error=str(error) or type(error).__name__)
