@@ -42,6 +42,16 @@ def _version(kind: RedisKind) -> str:
     return said[1] if said is not None else "missing: call make system"
 
 
+LONGEST_FILES = frozenset({"test_run.py", "test_lost_retries.py", "test_lease_kills.py", "test_poison.py"})
+"""Begun first: a file stays with one process, and the others would wait for a long one that begins last."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin first; all else keeps its order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked ``every_redis`` or ``every_rabbit`` on each kind."""
     marked = metafunc.definition.get_closest_marker
