@@ -12,6 +12,7 @@ from typing import Any
 import redis
 from celery import Celery
 
+from celery_patterns.resilience.fallback import Fallback
 from celery_patterns.tasks import (
     Batch,
     DeadLetter,
@@ -291,9 +292,38 @@ def produce_patiently(key: str, size: int) -> str:
     return key[0] * size
 
 
-@task(name="produce_once", policies=[PayloadLimit(results="1KB"), Idempotent(key="{key}")])
+@task(
+    name="produce_once",
+    policies=[
+        PayloadLimit(results="1KB"),
+        Idempotent(key="{key}"),
+        Retry(on=OSError, base="100ms", cap="200ms", max=100),
+    ],
+)
 def produce_once(key: str, size: int) -> str:
     write("produce", key=key)
+    return key[0] * size
+
+
+def _spare(error: Exception, key: str, size: int, spare: int) -> str:
+    write("spare", key=key, size=size, error=type(error).__name__)
+    return key[0] * spare
+
+
+@task(
+    name="produce_instead",
+    policies=[
+        PayloadLimit(results="1KB"),
+        Retry(on=OSError, base="100ms", cap="200ms", max=100),
+        Fallback(function=_spare),
+        DeadLetter(),
+    ],
+)
+def produce_instead(key: str, size: int, spare: int) -> str:
+    """Fail, if no size is given; what comes in the place of a failure has a size of its own."""
+    write("produce", key=key, spare=spare)
+    if not size:
+        raise Flaky(key)
     return key[0] * size
 
 

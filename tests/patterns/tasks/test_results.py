@@ -36,6 +36,15 @@ def stored(task_id: str) -> Any:
     return shop.app.backend.get_task_meta(task_id)["result"]
 
 
+def take_away(folder: Path, queue: str) -> Path:
+    """Let nothing be written to the folder until what is returned is unlinked."""
+    assert shop.produce.apply_async(["x", SIZE], queue=queue).get(timeout=15) == "x" * SIZE
+    [today] = folder.iterdir()
+    today.rename(folder / "aside")
+    today.touch()
+    return today
+
+
 def test_large_result_is_stored_apart_and_its_readers_see_nothing_of_it(blobs: Path, blob_worker: str) -> None:
     sent = shop.produce.apply_async(["x", SIZE], queue=blob_worker)
     assert sent.get(timeout=15) == "x" * SIZE
@@ -126,6 +135,54 @@ def test_call_that_was_done_before_gets_the_same_value(ledger: Ledger, blob_work
     assert len(ledger(key, "produce")) == 1
 
 
+def letters_on(task_id: str) -> list[tuple[str, str]]:
+    """Return reason and kind of error of a task's dead letters."""
+    found = [each for queue in letters_of(shop.app).queues() for each in letters_of(shop.app).scan(queue)]
+    return [(each.reason, each.error.split(":")[0]) for each in found if each.message.task_id == task_id]
+
+
+def test_what_comes_in_a_failures_place_is_bounded_as_a_result_is(
+    blobs: Path, blob_worker: str, ledger: Ledger, key: str
+) -> None:
+    sent = shop.produce_instead.apply_async([key, 0, SIZE], queue=blob_worker)
+    assert sent.get(timeout=15) == key[0] * SIZE
+    assert [len(files_in(blobs)), list(stored(sent.id))] == [1, [CLAIM]]
+    weighed = shop.produce_instead.s(key, 0, SIZE).set(queue=blob_worker) | shop.weigh.s().set(queue=blob_worker)
+    assert weighed.delay().get(timeout=15) == SIZE
+    small = shop.produce_instead.apply_async([key, 0, 7], queue=blob_worker)
+    assert small.get(timeout=15) == stored(small.id) == key[0] * 7
+    assert [(each["event"], each.get("error")) for each in ledger(key)] == [("produce", None), ("spare", "Flaky")] * 3
+    assert letters_on(sent.id) == []
+
+
+def test_where_that_is_too_large_the_task_has_failed_and_its_first_error_is_told(ledger: Ledger, key: str) -> None:
+    """Nothing takes its place a second time, and it is kept as any failure is."""
+    sent = shop.produce_instead.delay(key, 0, SIZE)
+    with pytest.raises(ResultTooLarge, match=r"the result of produce_instead has 50\d\d bytes, and 1000 are allowed"):
+        sent.get(timeout=15)
+    assert eventually(lambda: letters_on(sent.id)) == [("failed", "ResultTooLarge")]
+    assert f"Flaky: {key}" in str(sent.traceback)
+    assert [each["event"] for each in ledger(key)] == ["produce", "spare"]
+
+
+@pytest.mark.usefixtures("blobs")
+def test_where_it_goes_on_to_a_task_that_cannot_exchange_it_the_task_has_failed(blob_worker: str, key: str) -> None:
+    first = shop.produce_instead.s(key, 0, SIZE).set(queue=blob_worker)
+    whole = chain(first, shop.bare.s().set(queue=blob_worker))()
+    with pytest.raises(ResultTooLarge, match="passed on to bare"):
+        whole.parent.get(timeout=15)
+    whole.forget()
+
+
+def test_result_that_is_too_large_is_a_failure_in_whose_place_another_may_come(ledger: Ledger, key: str) -> None:
+    sent = shop.produce_instead.delay(key, SIZE, 7)
+    assert sent.get(timeout=15) == key[0] * 7
+    assert [(each["event"], each.get("error")) for each in ledger(key)] == [
+        ("produce", None),
+        ("spare", "ResultTooLarge"),
+    ]
+
+
 def test_result_that_nobody_wants_is_not_looked_at(ledger: Ledger, key: str) -> None:
     shop.produce.apply_async([key, SIZE], ignore_result=True)
     done = shop.produce.delay(key, 1)
@@ -152,15 +209,36 @@ def test_place_that_cannot_be_written_to_is_an_error_like_the_tasks_own(
     blobs: Path, blob_worker: str, ledger: Ledger, key: str
 ) -> None:
     """Its Retry is asked about it, and the task runs again."""
-    assert shop.produce.apply_async(["x", SIZE], queue=blob_worker).get(timeout=15) == "x" * SIZE
-    [today] = blobs.iterdir()
-    today.rename(blobs / "aside")
-    today.touch()
+    today = take_away(blobs, blob_worker)
     sent = shop.produce_patiently.apply_async([key, SIZE], queue=blob_worker)
     eventually(lambda: sent.state == "RETRY")
     today.unlink()
     assert sent.get(timeout=15) == key[0] * SIZE
     assert len(ledger(key, "produce")) > 1
+
+
+def test_so_it_is_for_what_comes_in_a_failures_place(blobs: Path, blob_worker: str, ledger: Ledger, key: str) -> None:
+    today = take_away(blobs, blob_worker)
+    sent = shop.produce_instead.apply_async([key, 0, SIZE], queue=blob_worker)
+    eventually(lambda: sent.state == "RETRY", what=lambda: f"{sent.state}: {sent.traceback}")
+    today.unlink()
+    assert sent.get(timeout=15) == key[0] * SIZE
+    assert len(ledger(key, "produce")) == len(ledger(key, "spare")) > 1
+    assert letters_on(sent.id) == []
+
+
+def test_so_it_is_for_what_a_call_has_done_before_whose_result_nobody_wanted(
+    blobs: Path, blob_worker: str, ledger: Ledger, key: str
+) -> None:
+    """That was not stored then; and the call itself is not done again."""
+    shop.produce_once.apply_async([key, SIZE], queue=blob_worker, ignore_result=True)
+    eventually(lambda: ledger(key, "produce"))
+    today = take_away(blobs, blob_worker)
+    sent = shop.produce_once.apply_async([key, SIZE], queue=blob_worker)
+    eventually(lambda: sent.state == "RETRY", what=lambda: f"{sent.state}: {sent.traceback}")
+    today.unlink()
+    assert sent.get(timeout=15) == key[0] * SIZE
+    assert len(ledger(key, "produce")) == 1
 
 
 def test_reader_is_told_what_is_wrong_with_the_place(blobs: Path, blob_worker: str) -> None:

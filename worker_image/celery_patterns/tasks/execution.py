@@ -118,12 +118,7 @@ class Execution:
             for policy in self.task.plan.resolve:
                 self._args, self._kwargs = policy.resolve(self.task, self._args, self._kwargs)
         except Exception as error:
-            retries = [policy for policy in self.task.plan.policies if isinstance(policy, RetryPolicy)]
-            again = next((found for policy in retries if (found := policy.on_failure(self.call, error))), None)
-            self.settle(Outcome.RETRY if again else Outcome.ENDED, error)
-            if again is not None:
-                self.task.send_again(again.seconds, error=error, reason=again.reason)
-            self._give_up(error)
+            self._retry_or(Outcome.ENDED, error)
             raise
         try:
             self.call = replace(self.call, arguments=bind_arguments(self.task, self._args, self._kwargs))
@@ -211,11 +206,11 @@ class Execution:
         )
 
     def _without_running(self, decision: Defer | Skip | Drop | Refuse) -> Any:
-        deferred = isinstance(decision, Defer)
-        self.settle(Outcome.DEFERRED if deferred else Outcome.ENDED, None)
         if isinstance(decision, Skip):
             logger.info("%s[%s] is not run: %s", self.call.name, self.call.id, decision.reason)
-            return self._instead(decision.result)
+            return self._instead(decision.result, Outcome.ENDED, None)
+        deferred = isinstance(decision, Defer)
+        self.settle(Outcome.DEFERRED if deferred else Outcome.ENDED, None)
         if isinstance(decision, Defer):
             self._defer(decision)
         if isinstance(decision, Drop):
@@ -258,19 +253,34 @@ class Execution:
             self._defer(again)
         return result
 
-    def _instead(self, result: Any) -> Any:
-        """End with a result that a policy has given."""
+    def _instead(self, result: Any, outcome: Outcome, failure: Exception | None) -> Any:
+        """End with a result that a policy has given, after this failure if there was one.
+
+        Where that result cannot be had (it is too large, or its place is away), that is an error like the task's own,
+        except that nothing comes in the place of this one.
+        """
         try:
-            return self.task.returned(self.task.request, result)
+            result = self.task.returned(self.task.request, result)
         except Exception as error:
-            self._give_up(error)
+            self._retry_or(outcome, error)
             raise
+        self.settle(outcome, failure)
+        return result
+
+    def _retry_or(self, outcome: Outcome, error: Exception) -> None:
+        """Come again if ``Retry`` says so, or else end in this way; no policy is asked for something instead."""
+        retries = [policy for policy in self.task.plan.policies if isinstance(policy, RetryPolicy)]
+        again = next((found for policy in retries if (found := policy.on_failure(self.call, error))), None)
+        self.settle(Outcome.RETRY if again else outcome, error)
+        if again is not None:
+            self.task.send_again(again.seconds, error=error, reason=again.reason)
+        self._give_up(error)
 
     def _failed(self, error: Exception) -> Any:
         remedy = self._remedy(error)
-        self.settle(Outcome.RETRY if isinstance(remedy, Again) else Outcome.FAILURE, error)
         if isinstance(remedy, Instead):
-            return self._instead(remedy.result)
+            return self._instead(remedy.result, Outcome.FAILURE, error)
+        self.settle(Outcome.RETRY if isinstance(remedy, Again) else Outcome.FAILURE, error)
         if isinstance(remedy, Again):
             self.task.send_again(remedy.seconds, error=error, reason=remedy.reason)
         self._give_up(error)
