@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -123,6 +126,28 @@ def test_letter_is_read_as_it_was_written_however_large_its_headers_are(stage: S
         read = replace(found, id="", at_ms=0, message=replace(found.message, properties=properties))
         assert (letter_id, read) == (found.id, written)
         assert letters.remove(stage.queue, [letter_id]) == 1
+
+
+def test_letter_is_not_removed_whose_message_the_broker_refuses(
+    stage: Stage, letters: LetterQueues, rabbit: RabbitServer
+) -> None:
+    """A message that was written anew may have headers with which none can be sent; the next is sent all the same."""
+    ids = []
+    for size in (3 * FRAME_BYTES, 0):
+        message = OriginalMessage(b"[[], {}, {}]", {"task": "t", "id": "i", "mine": "x" * size}, {}, "application/json")
+        ids.append(letters.keep(Letter("", stage.queue, "failed", message), f"{size}-token"))
+    with stage.app.connection_for_write() as connection:
+        connection.default_channel.queue_declare(stage.queue, durable=True, auto_delete=False)
+        command = [sys.executable, "-m", "celery_patterns.cli", "dlq", "replay", *ids]
+        options = ["--queue", stage.queue, "--broker", rabbit.url(), "--json"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERY_")}
+        done = subprocess.run([*command, *options], env=environment, check=False, capture_output=True, timeout=60)
+        assert done.returncode == 1, done.stderr
+        refused, sent = json.loads(done.stdout)
+        assert (refused["replayed"], sent["replayed"]) == (False, True)
+        assert "larger than AMQP allows" in refused["why"]
+        assert [each.id for each in letters.scan(stage.queue)] == ids[:1]
+        assert eventually(lambda: connection.default_channel.basic_get(stage.queue, no_ack=True)).headers["id"] == "i"
 
 
 def test_headers_that_amqp_cannot_write_are_no_fault_of_the_broker(stage: Stage, letters: LetterQueues) -> None:

@@ -128,7 +128,9 @@ def run_replay(options: argparse.Namespace) -> int:
         letters = _letters(app)
         chosen = _wanted(letters, options)
         deliveries = Deliveries(_store(app))
-        with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
+        # RabbitMQ confirms what it has: unconfirmed, a letter would be removed whose message the broker has refused.
+        confirmed = app.connection_for_write(transport_options={"confirm_publish": True})
+        with confirmed as connection, app.amqp.Producer(connection) as producer:
             for letter in chosen:
                 try:
                     mended = dataclasses.replace(letter, message=patch(letter.message, options.set, options.delete))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from amqp.exceptions import FrameError
+
 from celery_patterns import protocol
 from celery_patterns.resilience.letters import Letter, OriginalMessage
 from celery_patterns.tasks.headers import HEADER, TOKEN
@@ -47,7 +49,8 @@ def send(producer: Any, letter: Letter, queue: str | None = None) -> str:
         queue: Another queue.
 
     Raises:
-        ReplayRefused: If the message belongs to a workflow, which counts its own attempts.
+        ReplayRefused: If the message belongs to a workflow, which counts its own attempts; or its headers are
+            larger than RabbitMQ takes.
         kombu.exceptions.OperationalError: If the broker does not take it.
     """
     message = letter.message
@@ -59,16 +62,21 @@ def send(producer: Any, letter: Letter, queue: str | None = None) -> str:
     target = queue or letter.queue
     properties = message.properties
     options = {name: properties[name] for name in ("correlation_id", "reply_to", "priority") if properties.get(name)}
-    producer.publish(
-        message.body,
-        exchange="",
-        routing_key=target,
-        content_type=message.content_type or "application/octet-stream",
-        content_encoding=message.content_encoding or "binary",
-        headers=fresh_headers(message),
-        delivery_mode=2,
-        retry=True,
-        retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0},
-        **options,
-    )
+    try:
+        producer.publish(
+            message.body,
+            exchange="",
+            routing_key=target,
+            content_type=message.content_type or "application/octet-stream",
+            content_encoding=message.content_encoding or "binary",
+            headers=fresh_headers(message),
+            delivery_mode=2,
+            retry=True,
+            retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0},
+            **options,
+        )
+    except FrameError as error:
+        raise ReplayRefused(
+            f"{letter.id}: the headers of {message.task_id} are larger than AMQP allows (one frame): send the task anew"
+        ) from error
     return target
