@@ -123,4 +123,4 @@ def test_place_in_a_bulkhead_outlives_a_dead_main_process_by_its_lease(
         eventually(lambda: waits.state == "RETRY", what=heir.log)
         kill(doomed)
         assert waits.get(timeout=LEASE_SECONDS + 30) == {"fence": None}, heir.log()
-    assert len(ledger(key, "start")) == 2
+        assert len(ledger(key, "start")) == 2, f"{ledger(key)}\n{heir.log()}"
