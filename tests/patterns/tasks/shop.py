@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from celery import Celery
+from celery import Celery, signals, states
 
 from celery_patterns.resilience.fallback import Fallback
 from celery_patterns.tasks import (
@@ -325,6 +325,31 @@ def produce_instead(key: str, size: int, spare: int) -> str:
     if not size:
         raise Flaky(key)
     return key[0] * size
+
+
+@task(name="overtaken", policies=[Retry(on=Flaky, max=1, base=0)])
+def overtaken(key: str) -> None:
+    raise Flaky(key)
+
+
+@app.task(bind=True, name="overtaken_by_hand", shared=False, max_retries=1)  # type: ignore[untyped-decorator]
+def overtaken_by_hand(self: Any, key: str) -> None:
+    raise self.retry(exc=Flaky(key), countdown=0)
+
+
+@signals.after_task_publish.connect(weak=False)  # type: ignore[untyped-decorator]
+def wait_to_be_overtaken(sender: str = "", headers: Any = None, **_: Any) -> None:
+    """Hold the first try of these tasks, whose message is out, until the second has ended."""
+    if not sender.startswith("overtaken") or not headers["retries"]:
+        return
+    until = clock() + 20
+    while app.backend.get_task_meta(headers["id"], cache=False)["status"] != states.FAILURE and clock() < until:
+        time.sleep(0.02)
+
+
+@task(name="work_a_while", policies=[])
+def work_a_while() -> None:
+    time.sleep(0.5)
 
 
 @task(name="weigh", policies=[PayloadLimit()])

@@ -28,9 +28,11 @@ def join_worker(sender: Any, **_: Any) -> None:
             nobody would know that nothing is kept.
     """
     from celery_patterns.resilience import steps  # noqa: PLC0415 - see above
-    from celery_patterns.tasks import features  # noqa: PLC0415 - see above
+    from celery_patterns.tasks import features, late_retry  # noqa: PLC0415 - see above
 
     _joined[:] = [sender]
+    # In the main process too, which retries the tasks of lost processes; forked ones inherit it.
+    late_retry.install()
     try:
         features.join_worker(sender)
         steps.join_worker(sender)
@@ -41,6 +43,7 @@ def join_worker(sender: Any, **_: Any) -> None:
 def join_child(**_: Any) -> None:
     """A pool's process begins."""
     if not _joined:
-        from celery_patterns.tasks import features  # noqa: PLC0415 - see above
+        from celery_patterns.tasks import features, late_retry  # noqa: PLC0415 - see above
 
+        late_retry.install()
         features.join_spawned_child(current_app._get_current_object())  # noqa: SLF001 - a proxy
