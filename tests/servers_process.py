@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +23,23 @@ START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 """How long a process may take to end by itself before it is killed."""
 
+FIRST_PORT, PORTS_OF_A_WORKER, MOST_WORKERS = 10_000, 1_000, 20
+"""Where servers listen: below the ports that kernels give to connections (from 32768 on Linux), of which one may
+take a server's between its choice and the server's start; and each of the processes of a test run in ports of its
+own. They end below the NodePorts of Kubernetes (from 30000)."""
+
+
+class ProcessEndedError(RuntimeError):
+    """A process that a test waits for has ended: waiting longer is in vain."""
+
 
 def eventually(
     check: Callable[[], T], *, within: float = 10.0, every: float = 0.02, what: str | Callable[[], str] = ""
 ) -> T:
     """Call ``check`` until it returns something true, and return that.
 
-    Raises AssertionError with ``what`` (or the last exception ``check`` raised) after ``within`` seconds.
+    Raises AssertionError with ``what`` (or the last exception ``check`` raised) after ``within`` seconds, and a
+    ProcessEndedError of ``check`` at once.
     """
     deadline = time.monotonic() + within  # noqa: TID251 - the deadline of a real process is real time
     last: Any = None
@@ -38,6 +49,8 @@ def eventually(
             if answer:
                 return answer
             last = answer
+        except ProcessEndedError:
+            raise
         except Exception as error:  # noqa: BLE001 - the reason is in the message if the deadline passes
             last = error
         if time.monotonic() >= deadline:  # noqa: TID251 - see above
@@ -47,10 +60,31 @@ def eventually(
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port on which nothing listens, and that no other process of this test run is given."""
+    for _ in range(PORTS_OF_A_WORKER):
+        port = next(_ports)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise RuntimeError(f"all of {PORTS_OF_A_WORKER} ports are in use")
+
+
+def own_ports() -> Iterator[int]:
+    """Walk this process's ports again and again, from a different one in each run."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % MOST_WORKERS
+    own = range(FIRST_PORT + worker * PORTS_OF_A_WORKER, FIRST_PORT + (worker + 1) * PORTS_OF_A_WORKER)
+    start = os.getpid() % PORTS_OF_A_WORKER
+    return cycle([*own[start:], *own[:start]])
+
+
+_ports = own_ports()
+
+
+def must_run(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Raise a ProcessEndedError with what the process has said if it has ended."""
+    if process.poll() is not None:
+        said = log.read_text(errors="replace")
+        raise ProcessEndedError(f"{process.args!r} ended with {process.returncode}: {said or 'it said nothing'}")
 
 
 @contextmanager

@@ -7,13 +7,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from servers_kinds import RabbitKind, every_rabbit, find_rabbit
-from servers_process import LOOPBACK, START_SECONDS, eventually, free_port, running
+from servers_process import LOOPBACK, START_SECONDS, eventually, free_port, must_run, running
 
 RABBITMQ_START_SECONDS = 90.0
 
@@ -51,20 +51,28 @@ def rabbitmq_server(kind: RabbitKind | None = None, *, settings: str = "") -> It
         port, epmd_port = free_port(), free_port()
         env = {**_rabbitmq_env(directory, port, epmd_port, settings), "PATH": path}
         log = directory / "rabbitmq.log"
-        epmd = ["epmd", "-port", str(epmd_port), "-address", LOOPBACK]
-        stack.enter_context(running(epmd, log=directory / "epmd.log", env=env))
-        eventually(lambda: _accepts(epmd_port), within=START_SECONDS, what="epmd accepts connections")
+        _start_port_mapper(stack, epmd_port, directory / "epmd.log", env)
         process = stack.enter_context(running([script], log=log, env=env))
         server = RabbitServer(port=port, directory=directory, kind=kind, process=process)
 
         def ready() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError(f"rabbitmq-server ended with {process.returncode}")
+            must_run(process, log)
             return "Server startup complete" in server.log() or "completed with" in server.log()
 
         eventually(ready, within=RABBITMQ_START_SECONDS, every=0.1, what=server.log)
         eventually(lambda: _accepts(port), within=START_SECONDS, what="RabbitMQ accepts connections")
         yield server
+
+
+def _start_port_mapper(stack: ExitStack, port: int, log: Path, env: Mapping[str, str]) -> None:
+    """Start Erlang's port mapper for one node, until the stack is closed."""
+    process = stack.enter_context(running(["epmd", "-port", str(port), "-address", LOOPBACK], log=log, env=env))
+
+    def ready() -> bool:
+        must_run(process, log)
+        return _accepts(port)
+
+    eventually(ready, within=START_SECONDS, what="epmd accepts connections")
 
 
 def _programs(kind: RabbitKind) -> tuple[str, str]:

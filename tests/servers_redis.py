@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 
 from servers_kinds import RedisKind, default_kind, program_of
-from servers_process import LOOPBACK, START_SECONDS, eventually, free_port, running
+from servers_process import LOOPBACK, START_SECONDS, eventually, free_port, must_run, running
 
 
 @dataclass
@@ -42,11 +42,11 @@ class RedisServer:
         program = str(program_of(self.kind))
         command = [program, "--port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.directory)]
         options = ["--save", "", "--appendonly", "no", "--daemonize", "no", *self.arguments]
-        process = self._stack.enter_context(running([*command, *options], log=self.directory / "redis.log"))
+        log = self.directory / "redis.log"
+        process = self._stack.enter_context(running([*command, *options], log=log))
 
         def answers() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError(f"{self.kind.name} ended with {process.returncode}: {self.log()}")
+            must_run(process, log)
             with self.client() as client:
                 return bool(client.ping())
 

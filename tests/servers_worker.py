@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celery_patterns import protocol
-from servers_process import LOOPBACK, START_SECONDS, STOP_SECONDS, eventually, free_port, kill_session, running
+from servers_process import (
+    LOOPBACK,
+    START_SECONDS,
+    STOP_SECONDS,
+    eventually,
+    free_port,
+    kill_session,
+    must_run,
+    running,
+)
 
 TOKEN = "test-token"
 """Bearer token of the agents started here."""
@@ -103,9 +112,8 @@ class Worker:
         return self.process.wait(within)
 
     def ready(self) -> bool:
-        """Whether it consumes; raises RuntimeError with its log if it has ended instead."""
-        if self.process.poll() is not None:
-            raise RuntimeError(f"the worker ended with {self.process.returncode}:\n{self.log()}")
+        """Whether it consumes; raises ProcessEndedError with its log if it has ended instead."""
+        must_run(self.process, self.directory / "worker.log")
         if self.agent:
             return self.request(protocol.PATH_READY)[0] == 200
         return " ready." in self.log()

@@ -15,6 +15,7 @@ from harness.errors import HarnessError
 from harness.progress import Progress
 from servers_debian import Wanted, choose_mirror, fetch
 from servers_kinds import KINDS, RabbitKind, every_kind, find_program, find_rabbit, kind_named, program_of, wanted_kinds
+from servers_process import PORTS_OF_A_WORKER, ProcessEndedError, eventually, must_run, own_ports, running
 
 REDIS_7, REDIS_8, VALKEY_8 = KINDS
 
@@ -133,3 +134,22 @@ def test_what_cannot_be_had_is_told_and_in_ci_an_error(monkeypatch: pytest.Monke
     monkeypatch.setenv("CI", "true")
     with pytest.raises(HarnessError, match="no Debian archive among its sources of packages"):
         servers_install.install(progress)
+
+
+def test_ports_lie_below_those_of_connections_and_are_each_processes_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
+    third = {port for port, _ in zip(own_ports(), range(PORTS_OF_A_WORKER), strict=False)}
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw4")
+    fourth = {port for port, _ in zip(own_ports(), range(PORTS_OF_A_WORKER), strict=False)}
+    assert len(third) == len(fourth) == PORTS_OF_A_WORKER
+    assert not third & fourth
+    assert max(third | fourth) < first
+
+
+def test_waiting_for_a_process_that_has_ended_is_over_at_once_with_what_it_said(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with running(["sh", "-c", "echo no room; exit 3"], log=log) as process:
+        process.wait(10)
+        with pytest.raises(ProcessEndedError, match=r"ended with 3: no room"):
+            eventually(lambda: must_run(process, log), within=60.0)
