@@ -21,7 +21,9 @@ from celery_operator.local.process import GuardedProcess
 from celery_operator.services.ports import Clock, Manifest, ObjectKey
 
 PROBE_SECONDS = 0.2
-"""Between two looks at a worker's readiness; the answer costs the agent less than 2 ms."""
+"""Between two looks at a worker that is not ready yet, so that a run begins soon."""
+READY_PROBE_SECONDS = 1.0
+"""The same of a ready one: each look takes a few milliseconds from what the machine's cores do."""
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 FIRST_RESTART_SECONDS = 1.0
 LONGEST_RESTART_SECONDS = 30.0
@@ -204,7 +206,7 @@ class _RunningPod:
             started = started or launch.startup is None or await self.node.answers(launch.startup)
             ready = started and (launch.readiness is None or await self.node.answers(launch.readiness))
             self._report(ready=ready, started=started)
-            await asyncio.sleep(PROBE_SECONDS)
+            await asyncio.sleep(READY_PROBE_SECONDS if ready else PROBE_SECONDS)
 
     async def _end(self, process: GuardedProcess, launch: Launch, pod: Manifest, ended: asyncio.Task[int]) -> None:
         """PreStop and SIGTERM within the grace period, then SIGKILL; both are cut short if somebody is in a hurry."""

@@ -97,6 +97,16 @@ def test_message_of_a_wrong_form_is_kept_and_told_of(stage: Stage, running: Runn
     eventually(lambda: f"is a dead letter (invalid): {letter.error}" in running[1].log(), within=WITHIN)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_message_in_another_encoding_is_kept_byte_for_byte(stage: Stage, running: Running, encoding: str) -> None:
+    """The client of RabbitMQ hands it over decoded; from Redis it comes as bytes, which are no JSON."""
+    message = Raw('[["é"], {}, 7]'.encode(encoding), HEADERS, "application/json", encoding)
+    stage.put(message)
+    (letter,) = stage.wait_letters(1, what=running[1].log)
+    assert letter.reason == ("invalid" if stage.broker.startswith("amqp") else "undecodable")
+    assert (letter.message.body, letter.message.content_encoding) == (message.body, encoding)
+
+
 def test_message_that_names_no_task_is_kept(stage: Stage, running: Running) -> None:
     stage.put(Raw(b'{"hello": 1}'))
     (letter,) = stage.wait_letters(1, what=running[1].log)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
 from patterns.bad_input.stage import Stage
@@ -43,11 +45,9 @@ def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_la
         with pytest.raises(OperationalError, match="command not allowed when used memory > 'maxmemory'"):
             stage.send("ok", "refused")
         stage.allow(f"{acks}-go")
-        eventually(
-            lambda: "the broker's Redis has no memory: that this worker holds ok[" in worker.log(), within=WITHIN
-        )
+        said = "the broker's Redis has no memory: this worker takes no more messages until there is some; raise maxmem"
+        eventually(lambda: said in worker.log(), within=WITHIN)
         worker.wait_state(lambda state: state.active + state.reserved == 0, within=WITHIN)
-        assert "cannot be written (key unacked), and it takes no more until it can; raise maxmemory" in worker.log()
         with full.client() as client:
             assert client.llen(stage.queue) != 0, "it takes no more than the one it had taken already"
         fill(full, full=False)
@@ -59,34 +59,72 @@ def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_la
         assert "the broker's Redis has memory again" in worker.log()
 
 
-GIVEN_BACK = """
-import sys
-from kombu import Connection
+TAKEN = """
+import os, signal, sys
+from kombu.connection import Connection
 from celery_patterns.resilience import broker_memory
 broker_memory.install()
-with Connection(sys.argv[1]) as connection, connection.channel() as channel:
+prefix = {"global_keyprefix": "mine:"}
+with Connection(sys.argv[1], transport_options=prefix) as connection, connection.channel() as channel:
     connection.SimpleQueue("q").put("x")
     channel.basic_consume("q", no_ack=False, callback=lambda message: None, consumer_tag="t")
     channel.client.config_set("maxmemory", 1)
     connection.drain_events(timeout=10)
-    print(channel.client.llen("q"), channel.client.hlen("unacked"), len(channel.qos.unnoted))
+    print(channel.client.llen("q"), channel.client.hlen("unacked"), len(channel.qos.unnoted), flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if sys.argv[2] == "free":
         channel.client.config_set("maxmemory", 0)
     channel.qos.restore_unacked()
-    print(channel.client.llen("q"))
+    print(channel.client.llen("q"), channel.client.hlen("unacked"))
 """
+"""Takes a message from a Redis that has no memory, and gives it back or is killed."""
 
 
-@pytest.mark.parametrize(("memory", "waiting"), [("free", 1), ("full", 0)])
-def test_message_that_could_not_be_noted_goes_back_or_into_the_log(
-    full: RedisServer, memory: str, waiting: int
+def take(url: str, then: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", TAKEN, url, then]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=40)
+
+
+@pytest.mark.parametrize(("then", "waiting", "held"), [("free", 1, 0), ("full", 0, 1)])
+def test_message_taken_without_memory_is_noted_and_goes_back_when_there_is_some(
+    full: RedisServer, then: str, waiting: int, held: int
 ) -> None:
-    """It is in no list of Redis: only this consumer knows it, and says so if it cannot give it back."""
-    done = subprocess.run(
-        [sys.executable, "-c", GIVEN_BACK, full.url(), memory], check=False, capture_output=True, text=True, timeout=40
+    done = take(full.url(), then)
+    assert done.stdout == f"0 1 0\n{waiting} {held}\n", done.stderr
+    assert "is lost" not in done.stderr
+    assert ("cannot go back to its queue now, it stays in unacked until" in done.stderr) == (then == "full")
+
+
+def test_message_taken_without_memory_outlives_its_worker(full: RedisServer) -> None:
+    """Whoever comes next finds it when its visibility timeout or lease is over, as if there had been memory."""
+    done = take(full.url(), "killed")
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "0 1 0\n"), done.stderr
+    fill(full, full=False)
+    with full.client() as client:
+        assert client.zcard("mine:unacked_index") == 1
+    options = {"global_keyprefix": "mine:", "visibility_timeout": 0}
+    with (
+        Connection(full.url(), transport_options=options) as connection,  # type: ignore[no-untyped-call]
+        connection.channel() as channel,
+    ):
+        channel.qos.restore_visible(interval=1)
+        assert connection.SimpleQueue("q").get(timeout=5).payload == "x"
+
+
+@pytest.mark.parametrize(("then", "waiting"), [("free", 1), ("full", 0)])
+def test_message_that_could_not_be_noted_goes_back_or_into_the_log(full: RedisServer, then: str, waiting: int) -> None:
+    """This user may run no scripts: the message is in no list of Redis, and who alone knows it says so at its end."""
+    with full.client() as client:
+        client.acl_setuser("plain", enabled=True, passwords=["+word"], keys=["*"], channels=["*"],
+                           categories=["+@all"], commands=["-eval"])  # fmt: skip
+    done = take(full.url().replace("//", "//plain:word@"), then)
+    assert done.stdout == f"0 0 1\n{waiting} 0\n", done.stderr
+    assert ("is lost: {'body'" in done.stderr) == (then == "full")
+    assert (
+        "cannot be noted (key unacked), and this worker takes no more messages until there is some; raise"
+        in done.stderr
     )
-    assert done.stdout == f"0 0 1\n{waiting}\n", done.stderr
-    assert ("is lost: {'body'" in done.stderr) == (memory == "full")
 
 
 def test_result_waits_until_there_is_memory(redis: RedisServer, full: RedisServer) -> None:

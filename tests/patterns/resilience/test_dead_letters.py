@@ -13,7 +13,7 @@ import pytest
 
 from celery_patterns.resilience.letter_streams import LetterStreams
 from celery_patterns.resilience.patching import patch
-from celery_patterns.resilience.replay import send
+from celery_patterns.resilience.replay import Replays
 from celery_patterns.store import Store, StoreSettings
 from celery_patterns.store import settings as store_settings
 from patterns.resilience.stage import Stage, lines_on_letters
@@ -142,14 +142,14 @@ def test_task_without_the_policy_fails_as_ever(stage: Stage) -> None:
 def test_replay_runs_the_same_id_anew_and_a_patch_can_mend_it(stage: Stage) -> None:
     sent = stage.send("fail", "again")
     (letter,) = stage.wait_letters(1)
-    with stage.app.producer_pool.acquire() as producer:
-        send(producer, letter)
+    with Replays(stage.app) as replays:
+        replays.send(letter)
     letters = stage.wait_letters(2)
     assert [each.message.task_id for each in letters] == [sent, sent]
     assert letters[1].attempts == 2, "its tries were counted from the beginning"
     mended = patch(letter.message, ["kwargs.amount=42"])
-    with stage.app.producer_pool.acquire() as producer:
-        send(producer, dataclasses.replace(letter, message=mended))
+    with Replays(stage.app) as replays:
+        replays.send(dataclasses.replace(letter, message=mended))
     eventually(lambda: stage.state(sent) == "SUCCESS")
 
 
@@ -183,8 +183,8 @@ def test_worker_without_the_agent_keeps_the_same_letters(redis: RedisServer) -> 
         }
         (letter,) = [letter for letter in letters if letter.message.task_id == failed]
         assert json.loads(letter.message.body)[:2] == [["b1", 7], {}]
-        with stage.app.producer_pool.acquire() as producer:
-            send(producer, letter)
+        with Replays(stage.app) as replays:
+            replays.send(letter)
         eventually(lambda: stage.ran("b1") == 4, what=worker.log)
 
 

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from amqp.exceptions import FrameSyntaxError
 from celery import Celery
-from kombu.messaging import Producer
 
 from celery_patterns.resilience.letter_queues import LetterQueues
 from celery_patterns.resilience.letters import Letter, OriginalMessage
-from celery_patterns.resilience.replay import send
+from celery_patterns.resilience.replay import ReplayRefused, Replays
 from patterns.resilience.stage import Stage
 from servers import RabbitServer, RedisServer, eventually
 
@@ -59,8 +58,8 @@ def test_worker_keeps_letters_on_the_broker_and_they_can_be_replayed(stage: Stag
         assert (failed.message.task_id, failed.attempts, failed.queue) == (sent, 2, stage.queue)
         assert failed.error == "ValueError: the amount 7 is wrong"
         assert json.loads(failed.message.body)[0] == [key, 7]
-        with stage.app.producer_pool.acquire() as producer:
-            send(producer, failed)
+        with Replays(stage.app) as replays:
+            replays.send(failed)
         assert letters.remove(stage.queue, [failed.id]) == 1
         eventually(lambda: stage.ran(key) == 4, what=worker.log)
         eventually(lambda: len(list(letters.scan(stage.queue))) == 2, what=worker.log)
@@ -107,8 +106,8 @@ def test_headers_that_leave_no_room_for_a_note_cost_neither_their_letter_nor_tho
         kept = (found or [])[0]
         assert {name: kept.message.headers[name] for name in large} == large
         assert kept.traceback.endswith("ValueError: plain\n")
-        with stage.app.connection_for_write() as connection:
-            send(Producer(connection), kept)  # type: ignore[no-untyped-call]
+        with Replays(stage.app) as replays:
+            replays.send(kept)
         assert letters.remove(stage.queue, [kept.id]) == 1
         eventually(lambda: stage.ran(key) == 2, within=WITHIN, what=worker.log)
 
@@ -148,6 +147,27 @@ def test_letter_is_not_removed_whose_message_the_broker_refuses(
         assert "larger than AMQP allows" in refused["why"]
         assert [each.id for each in letters.scan(stage.queue)] == ids[:1]
         assert eventually(lambda: connection.default_channel.basic_get(stage.queue, no_ack=True)).headers["id"] == "i"
+
+
+def test_letter_is_refused_whose_queue_does_not_exist_or_is_full(stage: Stage) -> None:
+    """What cannot be routed is returned before the confirmation, which must not be taken for the next message's."""
+    message = OriginalMessage(b"[[], {}, {}]", {"task": "t", "id": "i"}, {}, "application/json", "utf-8")
+    kept = Letter("1-mark", stage.queue, "failed", message)
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    with stage.app.connection_for_write() as connection, Replays(stage.app) as replays:
+        channel = connection.default_channel
+        channel.queue_declare(f"{stage.queue}-full", durable=True, auto_delete=False, arguments=full)
+        for _ in range(2):
+            with pytest.raises(ReplayRefused, match=rf"1-mark: RabbitMQ has no queue {stage.queue} \(a worker"):
+                replays.send(kept)
+        assert replays.send(kept, f"{stage.queue}-full") == f"{stage.queue}-full"
+        for _ in range(2):
+            with pytest.raises(ReplayRefused, match="as many as its x-max-length"):
+                replays.send(kept, f"{stage.queue}-full")
+        assert channel.queue_declare(f"{stage.queue}-full", passive=True).message_count == 1
+        channel.queue_declare(stage.queue, durable=True, auto_delete=False)
+        replays.send(kept)
+        assert channel.basic_get(stage.queue, no_ack=True).headers["id"] == "i"
 
 
 def test_headers_that_amqp_cannot_write_are_no_fault_of_the_broker(stage: Stage, letters: LetterQueues) -> None:

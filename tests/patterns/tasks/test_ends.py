@@ -12,7 +12,7 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from celery_patterns.resilience.letters import Letter
 from celery_patterns.resilience.places import letters_of
-from celery_patterns.resilience.replay import send
+from celery_patterns.resilience.replay import Replays
 from celery_patterns.tasks.errors import PayloadUnavailable, RateExceeded
 from celery_patterns.tasks.payload import PayloadTooLarge, purge_claims
 from patterns.tasks import shop
@@ -67,8 +67,8 @@ def test_an_item_of_a_batch_that_failed_for_good_leaves_a_letter_that_can_be_sen
         result.get(timeout=15)
     [letter] = eventually(lambda: letters(result.id))
     assert (letter.reason, letter.error, letter.original, letter.attempts) == ("failed", "Flaky: bad", False, 1)
-    with shop.app.producer_pool.acquire() as producer:
-        send(producer, letter)
+    with Replays(shop.app) as replays:
+        replays.send(letter)
     eventually(lambda: [entry["rows"] for entry in ledger(key, "batch")] == [["bad"], ["bad"]])
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,7 @@ from celery_patterns.resilience.letters import REASONS, Letter
 from celery_patterns.resilience.patching import PatchError, patch, read_arguments
 from celery_patterns.resilience.places import letters_of
 from celery_patterns.resilience.poison import Deliveries
-from celery_patterns.resilience.replay import ReplayRefused, send
+from celery_patterns.resilience.replay import ReplayRefused, Replays
 from celery_patterns.store import StoreNotConfigured
 from celery_patterns.store.settings import store_url
 from celery_patterns.tasks import options as checks
@@ -58,8 +59,7 @@ def add_commands(commands: Any) -> None:
 
 def run_list(options: argparse.Namespace) -> int:
     """List letters."""
-    with application(options) as app:
-        letters = _letters(app)
+    with application(options) as app, closing(letters_of(app)) as letters:
         counts = letters.queues()
         found = list(islice(_chosen(letters, options, counts), options.limit))
     if options.json:
@@ -84,8 +84,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_show(options: argparse.Namespace) -> int:
     """Show one letter."""
-    with application(options) as app:
-        letter = _one(_letters(app), options.queue, options.id)
+    with application(options) as app, closing(letters_of(app)) as letters:
+        letter = _one(letters, options.queue, options.id)
     message = letter.message
     try:
         arguments: Any = read_arguments(message)[:2]
@@ -123,39 +123,49 @@ def run_show(options: argparse.Namespace) -> int:
 
 def run_replay(options: argparse.Namespace) -> int:
     """Send letters again."""
-    results = []
-    with application(options) as app:
-        letters = _letters(app)
+    results: list[dict[str, Any]] = []
+    with application(options) as app, closing(letters_of(app)) as letters:
         chosen = _wanted(letters, options)
-        deliveries = Deliveries(_store(app))
-        # RabbitMQ confirms what it has: unconfirmed, a letter would be removed whose message the broker has refused.
-        confirmed = app.connection_for_write(transport_options={"confirm_publish": True})
-        with confirmed as connection, app.amqp.Producer(connection) as producer:
-            for letter in chosen:
-                try:
-                    mended = dataclasses.replace(letter, message=patch(letter.message, options.set, options.delete))
-                    deliveries.clear(letter.message.task_id)
-                    queue = send(producer, mended, options.to)
-                except (PatchError, ReplayRefused) as error:
-                    results.append({"id": letter.id, "replayed": False, "why": str(error)})
-                    continue
-                # Sent before it is removed: a letter that is interrupted in between may be sent twice, but never lost.
-                if not options.keep:
-                    letters.remove(letter.queue, [letter.id])
-                results.append({"id": letter.id, "replayed": True, "queue": queue, "task_id": letter.message.task_id})
-    if options.json:
-        say_json(results)
-    else:
-        for result in results:
-            say(f"{result['id']}  " + (f"to {result['queue']}" if result["replayed"] else f"not sent: {result['why']}"))
-        say(f"{sum(bool(result['replayed']) for result in results)} of {len(results)} replayed.")
+        try:
+            _replay(app, letters, chosen, options, results)
+        finally:
+            # Also when the broker goes away in the middle: what was sent until then was sent.
+            if results or not chosen:
+                _say_replayed(results, len(chosen), as_json=options.json)
     return Exit.WELL if all(result["replayed"] for result in results) else Exit.FOUND
+
+
+def _replay(
+    app: Any, letters: Any, chosen: list[Letter], options: argparse.Namespace, results: list[dict[str, Any]]
+) -> None:
+    deliveries = Deliveries(_store(app))
+    with Replays(app) as replays:
+        for letter in chosen:
+            try:
+                mended = dataclasses.replace(letter, message=patch(letter.message, options.set, options.delete))
+                deliveries.clear(letter.message.task_id)
+                queue = replays.send(mended, options.to)
+            except (PatchError, ReplayRefused) as error:
+                results.append({"id": letter.id, "replayed": False, "why": str(error)})
+                continue
+            results.append({"id": letter.id, "replayed": True, "queue": queue, "task_id": letter.message.task_id})
+            # Sent before it is removed: a letter that is interrupted in between may be sent twice, but never lost.
+            if not options.keep:
+                letters.remove(letter.queue, [letter.id])
+
+
+def _say_replayed(results: list[dict[str, Any]], chosen: int, *, as_json: bool) -> None:
+    if as_json:
+        say_json(results)
+        return
+    for result in results:
+        say(f"{result['id']}  " + (f"to {result['queue']}" if result["replayed"] else f"not sent: {result['why']}"))
+    say(f"{sum(result['replayed'] for result in results)} of {chosen} replayed.")
 
 
 def run_purge(options: argparse.Namespace) -> int:
     """Remove letters."""
-    with application(options) as app:
-        letters = _letters(app)
+    with application(options) as app, closing(letters_of(app)) as letters:
         gone = 0
         for letter in _wanted(letters, options):
             gone += letters.remove(letter.queue, [letter.id])
@@ -167,10 +177,6 @@ def run_purge(options: argparse.Namespace) -> int:
 
 
 # ---- which letters
-
-
-def _letters(app: Any) -> Any:
-    return letters_of(app)
 
 
 def _store(app: Any) -> Any:

@@ -2,8 +2,9 @@
 
 kombu takes a message from its list first and notes then that this worker holds it. Without memory Redis allows the
 first and refuses the second (and refuses acknowledgements too, which kombu sends as a transaction). Stock Celery ends
-over that, and what was taken is gone. Here a message that cannot be noted is run all the same and noted as soon as
-that is possible; acknowledgements are sent in the form that Redis always allows.
+over that, and what was taken is gone. Here it is noted by a script that Redis allows; where there is no such thing
+(before Redis 7, or for a user who may run no scripts) it is run all the same and noted as soon as that is possible.
+Acknowledgements are sent in the form that Redis always allows.
 
 A worker that connects to such a broker would end, too, over the first thing that kombu writes: here it waits.
 """
@@ -15,8 +16,11 @@ import time
 from typing import Any, Final
 
 from kombu.transport import redis, virtual
+from kombu.utils.json import dumps
 from redis.exceptions import OutOfMemoryError, ResponseError
 from typing_extensions import override
+
+from celery_patterns.resilience.forced_writes import HOLD, PUSH, force
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +111,8 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.without_memory = False
+        """Redis had none when the last message was taken: no more are, until it has."""
         self.unnoted: dict[str, Any] = {}
         """Delivery tag -> message, of what Redis could not note; some may have ended."""
         self.looked_at = 0.0
@@ -123,16 +129,12 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
         try:
             super().append(message, delivery_tag)
         except OutOfMemoryError as error:
-            self.unnoted[delivery_tag] = message
-            self.looked_at = time.monotonic()
-            logger.error(  # noqa: TRY400
-                "%s: that this worker holds %s cannot be written (key %s), and it takes no more until it can; "
-                "raise maxmemory, or remove what fills it: %s",
-                FULL,
-                _name(message),
-                self.unacked_key,
-                error,
-            )
+            self.without_memory, self.looked_at = True, time.monotonic()
+            what = "this worker takes no more messages"
+            if not self._hold(message, delivery_tag):
+                self.unnoted[delivery_tag] = message
+                what = f"{_name(message)} cannot be noted (key {self.unacked_key}), and {what}"
+            logger.error("%s: %s until there is some; raise maxmemory, or remove what fills it: %s", FULL, what, error)  # noqa: TRY400
             _InMemory.append(self, message, delivery_tag)
 
     @override
@@ -184,11 +186,28 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
         self.channel._do_restore_message(message._raw, info["exchange"], info["routing_key"], note, leftmost)  # noqa: SLF001
         with self.channel.conn_or_acquire(client) as connection:
             for name, text in pushed:
-                (connection.lpush if leftmost else connection.rpush)(name, text)
+                try:
+                    (connection.lpush if leftmost else connection.rpush)(name, text)
+                except OutOfMemoryError:
+                    command = "LPUSH" if leftmost else "RPUSH"
+                    if not force(connection, PUSH, [self._key(name)], [command, text]):
+                        raise
+
+    def _hold(self, message: Any, tag: str) -> bool:
+        """Note a message as ``append`` does, though there is no memory; False if that is impossible here."""
+        info = message.delivery_info
+        note = dumps([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001  # type: ignore[no-untyped-call]
+        with self.channel.conn_or_acquire() as client:
+            keys = [self._key(self.unacked_key), self._key(self.unacked_index_key)]
+            return force(client, HOLD, keys, [tag, time.time(), note])
+
+    def _key(self, name: str) -> str:
+        """Return a key as the server knows it: kombu's client puts the prefix before those of some commands only."""
+        return f"{self.channel.global_keyprefix}{name}"
 
     def may_take(self) -> bool:
-        """Whether another message may be taken: always, unless one could not be noted and still cannot be."""
-        if not self.unnoted:
+        """Whether another message may be taken: always, unless there was no memory for the last and still is none."""
+        if not self.without_memory:
             return True
         if time.monotonic() - self.looked_at < LOOK_SECONDS:
             return False
@@ -198,6 +217,7 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
         except OutOfMemoryError:
             return False
         self.unnoted.clear()
+        self.without_memory = False
         logger.warning("the broker's Redis has memory again: messages are taken again")
         return True
 

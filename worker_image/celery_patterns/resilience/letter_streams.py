@@ -133,5 +133,8 @@ class LetterStreams:
         age = "" if older_seconds is None else int(older_seconds * 1000)
         return int(self._store.run(PURGE, [self._stream(queue)], [age]))
 
+    def close(self) -> None:
+        """Nothing to close: the connection is the store's."""
+
     def _stream(self, queue: str) -> str:
         return self._store.key("dead", queue)

@@ -74,7 +74,7 @@ class OriginalMessage:
         if body is None:
             body = b""
         if isinstance(body, str):
-            body = body.encode(errors="surrogatepass")
+            body = _encoded(body, message.content_encoding)
         headers = dict(message.headers or {})
         if not getattr(message, "errors", None):
             headers.pop("compression", None)  # kombu has decompressed the body
@@ -95,6 +95,14 @@ class OriginalMessage:
     def task(self) -> str:
         """The task's name; empty if the message has none."""
         return str(self.headers.get("task") or "")
+
+
+def _encoded(text: str, encoding: str | None) -> bytes:
+    """Return the bytes that AMQP's client, or kombu, has decoded by the message's own encoding."""
+    try:
+        return text.encode(encoding or "utf-8")
+    except (LookupError, UnicodeError):  # not what it was decoded with
+        return text.encode(errors="surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
