@@ -196,7 +196,7 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
     def _hold(self, message: Any, tag: str) -> bool:
         """Note a message as ``append`` does, though there is no memory; False if that is impossible here."""
         info = message.delivery_info
-        note = dumps([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001  # type: ignore[no-untyped-call]
+        note = dumps([message._raw, info["exchange"], info["routing_key"]])  # type: ignore[no-untyped-call]  # noqa: SLF001
         with self.channel.conn_or_acquire() as client:
             keys = [self._key(self.unacked_key), self._key(self.unacked_index_key)]
             return force(client, HOLD, keys, [tag, time.time(), note])
