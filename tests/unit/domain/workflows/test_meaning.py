@@ -148,6 +148,10 @@ def test_fail_fast_ends_too_and_fails_if_and_only_if_a_step_failed(
 def test_the_order_and_repetition_of_outcomes_leaves_no_trace_in_the_final_state(
     steps: list[dict[str, Any]], faults: dict[Any, Any], one: int, other: int
 ) -> None:
+    # When a call of a reduce has failed, those that it sent beside it are given up unless they have begun: which ran is
+    # a matter of order.
+    combining = {step["name"] for step in steps if "combine" in step.get("reduce", ())}
+    faults = {place: fault for place, fault in faults.items() if place[0] not in combining}
     graph, meaning = graph_and_meaning(steps, faults)
     traces = []
     for seed, noise in ((one, False), (other, True)):
