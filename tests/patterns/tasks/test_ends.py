@@ -99,10 +99,9 @@ def test_a_place_that_cannot_be_read_for_a_while_is_asked_again(blobs: Path, blo
     result = shop.measure_patiently.apply_async(["w" * 5_000], queue=blob_worker, countdown=1)
     [stored] = [path for path in blobs.rglob("*") if path.is_file()]
     aside = stored.rename(blobs / "aside")
-    stored.mkdir()
+    stored.symlink_to(blobs)  # a directory, which the file then replaces in one step: it is at no time missing
     eventually(lambda: result.state == "RETRY")
-    stored.rmdir()
-    aside.rename(stored)
+    aside.replace(stored)
     assert result.get(timeout=15) == 5_000
 
 

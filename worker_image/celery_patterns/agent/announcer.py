@@ -149,24 +149,33 @@ class Announcer:
     def _run(self) -> None:
         while True:
             last = self._gather(RETRY_SECONDS if self._unsent else TICK_SECONDS)
-            try:
-                if self._make_store is not None:
-                    self._announce()
-                now = time.monotonic()
-                if last or now - self._ticked_at >= TICK_SECONDS:
-                    self._ticked_at = now
-                    self._on_tick()
-                    if self._make_store is not None:
-                        self._tick(now, last=last)
-            except (RedisError, OSError) as error:
-                self._keep_some(error)
-            except Exception:
-                logger.exception(
-                    "the agent's announcer met an error of its own; %d announcements lost", len(self._unsent)
-                )
-                self._unsent.clear()
+            now = time.monotonic()
+            due = last or now - self._ticked_at >= TICK_SECONDS
+            if self._make_store is not None:
+                self._tell(now, due=due, last=last)
+            if due:
+                self._ticked_at = now
+                self._look_around()
             if last:
                 return
+
+    def _look_around(self) -> None:
+        # Apart from the store's work: a worker drains, too, while its result backend is away.
+        try:
+            self._on_tick()
+        except Exception:
+            logger.exception("the agent met an error of its own while it looked after the worker")
+
+    def _tell(self, now: float, *, due: bool, last: bool) -> None:
+        try:
+            self._announce()
+            if due:
+                self._tick(now, last=last)
+        except (RedisError, OSError) as error:
+            self._keep_some(error)
+        except Exception:
+            logger.exception("the agent's announcer met an error of its own; %d announcements lost", len(self._unsent))
+            self._unsent.clear()
 
     def _gather(self, timeout: float) -> bool:
         """Wait for a conclusion and take all that are there; True at the end of the worker."""
