@@ -192,6 +192,20 @@ def test_place_of_a_task_lasts_as_long_as_the_tasks_own_lease(clocked: ClockedSt
     assert begin(clocked, policy, call(task, 3)) == Admit()
 
 
+def test_object_and_policy_of_one_name_share_places_also_when_the_object_is_left(
+    clocked: ClockedStore, task: Any
+) -> None:
+    """The key lives as long as its longest holder needs: the object, of a short lease, does not shorten that."""
+    policy = Limit("db", 2)
+    assert begin(clocked, policy, call(task, 1)) == Admit()
+    key = policy.admission(call(task, 1)).keys[0]
+    before = clocked.client.pttl(key)
+    for script in (scripts.TAKE, scripts.RENEW):
+        arguments = [2, 1_000, 3_000] if script is scripts.TAKE else [1_000, 3_000]
+        clocked.run(script, [key], ["object", *arguments])
+    assert clocked.client.pttl(key) > before - 60_000 > 3_000
+
+
 def test_wrong_options_are_named(store: Store, task: Any) -> None:
     for arguments, message in (
         (("db", 0), "bulkhead: limit: expected a whole number from 1"),

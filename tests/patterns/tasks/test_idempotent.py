@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import pickle
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from celery.exceptions import TimeoutError as ResultTimeout
 from kombu.exceptions import EncodeError
 
 from celery_patterns.store import Store
-from celery_patterns.tasks.errors import DuplicateCall
+from celery_patterns.tasks.errors import DuplicateCall, ResultRefused
 from patterns.tasks import shop
 from patterns.tasks.conftest import StartWorker
 from servers import eventually
@@ -22,6 +26,17 @@ Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 
 PAID = {"paid": True}
+
+
+class Trap:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (self.path, "w"))
+
 
 pytestmark = [pytest.mark.every_redis, pytest.mark.usefixtures("worker")]
 
@@ -73,6 +88,19 @@ def test_conflict_and_reject_fail_duplicates(wait_start: WaitStart, key: str) ->
 def test_ignore_ends_duplicates_with_none(key: str) -> None:
     assert shop.charge_quietly.delay(key).get(timeout=10) == key
     assert shop.charge_quietly.delay(key).get(timeout=10) is None
+
+
+def test_a_result_of_a_kind_that_the_application_does_not_read_is_refused(
+    store: Store, tmp_path: Path, key: str
+) -> None:
+    """Whoever can write into the store must not choose what workers unpickle."""
+    assert shop.charge.delay(key).get(timeout=10)["paid"]
+    [record] = [name for name in store.client.scan_iter("*idempotent*") if key.encode() in name]
+    trap = base64.b64encode(pickle.dumps(Trap(str(tmp_path / "sprung")))).decode()
+    store.client.hset(record, "result", json.dumps(["application/x-python-serialize", "binary", trap, "base64"]))
+    with pytest.raises(ResultRefused, match="its result: Refusing to deserialize"):
+        shop.charge.delay(key).get(timeout=10)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_redelivery_of_the_same_task_gets_its_own_result(key: str) -> None:

@@ -6,6 +6,7 @@ it (celery.worker.request.create_request_cls), so that one is wrapped as the sub
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ from celery_patterns.agent.store import RELEASE
 
 if TYPE_CHECKING:
     from celery_patterns.agent.worker_agent import WorkerAgent
+
+FIRST_TIME = 1_000_000_000
+"""September 2001: a message that was published before names no time of its publishing."""
 
 DROPPED = "DROPPED"
 """Counted beside Celery's states: a duplicate of a workflow's task that did not run."""
@@ -59,7 +63,7 @@ class FollowedRequest:
         super().__init__(*args, **kwargs)
         fields: dict[str, Any] = self._request_dict  # type: ignore[attr-defined]
         published_at = fields.get(protocol.PUBLISHED_AT_HEADER)
-        if isinstance(published_at, (int, float)):
+        if is_time(published_at):
             self.published_at = published_at
         header = fields.get(protocol.TASK_HEADER)
         if header is not None and protocol.TaskIdentity.from_header(header) is not None:
@@ -243,3 +247,11 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - a user's __str__
         return f"<{type(error).__name__} without a readable text>"
+
+
+def is_time(value: Any) -> bool:
+    """Whether a header's value is seconds since the epoch.
+
+    Anybody may have written it, and one that is none would spoil the sums of the metrics for good.
+    """
+    return type(value) in (int, float) and math.isfinite(value) and value >= FIRST_TIME

@@ -44,12 +44,13 @@ if not mine and taken >= limit then
   return {1, taken, math.max(0, tonumber(first[2]) - now)}
 end
 redis.call('ZADD', K[1], num(now + lease), HOLDER)
-redis.call('PEXPIRE', K[1], keep)
+if redis.call('PTTL', K[1]) < keep then redis.call('PEXPIRE', K[1], keep) end
 return {0, mine and taken or taken + 1, 0}
 """
 """K: the bulkhead. A: limit, lease (ms), keep (ms).
 Returns {0 taken or 1 full, places taken, ms until a lease ends}. The score of a task is the end of its first lease; as
-long as it lives its place is taken, and once its worker has given its lease back the place is free before that."""
+long as it lives its place is taken, and once its worker has given its lease back the place is free before that.
+Holders of longer leases rely on the key, too: nobody shortens its life."""
 
 LEAVE_CHUNK: Final = """
 return redis.call('ZREM', K[1], HOLDER)
@@ -58,7 +59,7 @@ return redis.call('ZREM', K[1], HOLDER)
 RENEW_CHUNK: Final = """
 if redis.call('ZADD', K[1], 'XX', 'CH', num(now + tonumber(A[1])), HOLDER) == 0
    and not redis.call('ZSCORE', K[1], HOLDER) then return 0 end
-redis.call('PEXPIRE', K[1], A[2])
+if redis.call('PTTL', K[1]) < tonumber(A[2]) then redis.call('PEXPIRE', K[1], A[2]) end
 return 1
 """
 """K: the bulkhead. A: lease (ms), keep (ms). Returns 0 if the place was lost."""

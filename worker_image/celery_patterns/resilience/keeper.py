@@ -37,8 +37,10 @@ class Letters(Protocol):
         """Keep one, once for each token; returns its id. May raise StoreError or OSError."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
+    """Equal to itself alone: it is removed by identity."""
+
     letter: Letter
     token: str
     settle: Callable[[], Any]
@@ -63,6 +65,8 @@ class Keeper:
         self._tell_kept = kept
         self._tell_given_up = given_up
         self._waiting: deque[_Waiting] = deque()
+        self._in_work: _Waiting | None = None
+        """What the thread is keeping just now: it may be kept by the time somebody else looks."""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -82,7 +86,9 @@ class Keeper:
         with self._lock:
             self._waiting.append(waiting)
             if len(self._waiting) > WAITING_LETTERS:
-                self._give_up(self._waiting.popleft())
+                oldest = next(each for each in self._waiting if each is not self._in_work)
+                self._waiting.remove(oldest)
+                self._give_up(oldest)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dead-letters", daemon=True)
                 self._thread.start()
@@ -94,9 +100,12 @@ class Keeper:
         thread = self._thread
         if thread is not None:
             thread.join(within)
-        while self._waiting and time.monotonic() < deadline and self._try(self._waiting[0], first=False):
-            self._waiting.popleft()
-        for waiting in self._waiting:
+        with self._lock:
+            # If the thread still waits for the store's answer, it settles that letter itself, or nobody does.
+            left = [each for each in self._waiting if each is not self._in_work]
+        while left and time.monotonic() < deadline and self._try(left[0], first=False):
+            self._waiting.remove(left.pop(0))
+        for waiting in list(self._waiting):
             self._give_up(waiting)
 
     def _run(self) -> None:
@@ -108,11 +117,14 @@ class Keeper:
                     if not self._waiting:
                         self._thread = None
                         return
-                    first = self._waiting[0]
-                if not self._try(first, first=False):
-                    break
+                    first = self._in_work = self._waiting[0]
+                kept = self._try(first, first=False)
                 with self._lock:
-                    self._waiting.popleft()
+                    self._in_work = None
+                    if kept:
+                        self._waiting.remove(first)
+                if not kept:
+                    break
                 pause = PAUSE_SECONDS[0]
 
     def _try(self, waiting: _Waiting, *, first: bool) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from kombu.transport import virtual
+
 from celery_patterns.store import Script, Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -46,9 +48,9 @@ class Deliveries:
 
     def count(self, message: Any, task_id: str, retries: int) -> int:
         """Count a delivery that is about to run, and return which one it is; 1 if that cannot be told."""
-        broker = (message.headers or {}).get("x-delivery-count")
-        if isinstance(broker, int):
-            return broker + 1
+        by_broker = _counted_by_broker(message)
+        if by_broker is not None:
+            return by_broker + 1
         if is_first_delivery(message) or self._store is None:
             return 1
         try:
@@ -63,7 +65,7 @@ class Deliveries:
         Returns False if the store does not answer: the delivery stays counted. What the broker itself counts stays
         counted in any case.
         """
-        if self._store is None or isinstance((message.headers or {}).get("x-delivery-count"), int):
+        if self._store is None or _counted_by_broker(message) is not None:
             return True
         try:
             self._store.run(COUNT, [_key(self._store, task_id, retries)], [-1, KEEP_MS])
@@ -85,6 +87,16 @@ class Deliveries:
 def is_first_delivery(message: Any) -> bool:
     """Whether the broker gives this message out for the first time."""
     return not (message.delivery_info or {}).get("redelivered")
+
+
+def _counted_by_broker(message: Any) -> int | None:
+    """Return how often RabbitMQ gave this message out before; None: this queue, or broker, does not count.
+
+    On brokers that kombu plays itself (Redis) nobody but the sender can have written that header.
+    """
+    count = (message.headers or {}).get("x-delivery-count")
+    trusted = type(count) is int and count >= 0 and not isinstance(message, virtual.Message)
+    return count if trusted else None
 
 
 def _key(store: Store, task_id: str, retries: int) -> str:

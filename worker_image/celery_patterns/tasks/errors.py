@@ -23,6 +23,10 @@ class PayloadUnavailable(TaskRefused):
     """An argument or a result was stored apart, and is not there any more."""
 
 
+class ResultRefused(TaskRefused):
+    """The call has been done, and what is stored as its result is nothing that this application reads."""
+
+
 class ResultTooLarge(ValueError):  # noqa: N818 - it says what the result is
     """The task has run, and its result is larger than its PayloadLimit allows and cannot be stored apart."""
 

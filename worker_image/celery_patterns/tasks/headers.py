@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,15 +42,18 @@ class Tries:
             return cls(attempt=retries + 1)
         try:
             deferrals = max(0, int(raw.get("deferrals") or 0))
-            first_at = raw.get("first_at")
+            deferred = float(raw.get("deferred") or 0.0)
+            first_at = None if raw.get("first_at") is None else float(raw["first_at"])
+            if not (math.isfinite(deferred) and math.isfinite(first_at or 0.0)):
+                return cls(attempt=retries + 1)
             return cls(
                 # Celery's count includes deferrals: it must differ for each message of one id.
                 attempt=max(1, retries + 1 - deferrals),
                 deferrals=deferrals,
-                deferred=float(raw.get("deferred") or 0.0),
-                first_at=None if first_at is None else float(first_at),
+                deferred=deferred,
+                first_at=first_at,
             )
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last: JSON of Python's kind knows Infinity
             return cls(attempt=retries + 1)
 
     def retried(self, now: float) -> Tries:

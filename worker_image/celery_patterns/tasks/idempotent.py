@@ -12,16 +12,19 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from celery.exceptions import SecurityError
 from kombu import serialization
+from kombu.exceptions import ContentDisallowed, DecodeError
 from typing_extensions import override
 
 from celery_patterns.store import names
 from celery_patterns.tasks import keys, options
-from celery_patterns.tasks.errors import DuplicateCall
+from celery_patterns.tasks.errors import DuplicateCall, ResultRefused
 from celery_patterns.tasks.policy import Admit, Call, Decision, Defer, Fragment, Outcome, Policy, Refuse, Skip, Step
 
 _dumps: Any = serialization.dumps
 _loads: Any = serialization.loads
+_accepted: Any = serialization.prepare_accept_content
 
 WAIT_SECONDS = (1.0, 30.0)
 """A call that waits for another asks again after the first, then doubles up to the second."""
@@ -109,12 +112,7 @@ class Idempotent(Policy):
     def admitted(self, call: Call, reply: list[Any]) -> Decision:
         """Run, replay, or wait."""
         if reply[0] == DONE:
-            task_id = reply[2].decode()
-            if task_id != call.id and self.result == "conflict":
-                return Refuse(DuplicateCall(f"a call of {call.name} with this key has been done by task {task_id}"))
-            if task_id != call.id and self.result == "ignore":
-                return Skip(None, f"it was done by task {task_id}")
-            return Skip(_decode(reply[1]), f"it was done by task {task_id}")
+            return self._done(call, reply)
         if reply[0] == RUNNING:
             task_id = reply[1].decode().rpartition("|")[0]
             if self.in_flight == "reject":
@@ -122,6 +120,18 @@ class Idempotent(Policy):
             first, longest = WAIT_SECONDS
             return Defer(min(longest, first * 2 ** min(call.deferrals, 10)), f"the same call runs as task {task_id}")
         return Admit(fence=int(reply[1]))
+
+    def _done(self, call: Call, reply: list[Any]) -> Decision:
+        task_id = reply[2].decode()
+        if task_id != call.id and self.result == "conflict":
+            return Refuse(DuplicateCall(f"a call of {call.name} with this key has been done by task {task_id}"))
+        if task_id != call.id and self.result == "ignore":
+            return Skip(None, f"it was done by task {task_id}")
+        try:
+            result = _decode(reply[1], call.task)
+        except (ContentDisallowed, DecodeError, SecurityError, ValueError) as error:
+            return Refuse(ResultRefused(f"{call.name} was done by task {task_id}, but its result: {error}"))
+        return Skip(result, f"it was done by task {task_id}")
 
     @override
     def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step:
@@ -151,7 +161,10 @@ def _encode(value: Any, task: Any) -> bytes:
     return json.dumps([content_type, encoding, base64.b64encode(data).decode(), "base64"]).encode()
 
 
-def _decode(record: bytes) -> Any:
+def _decode(record: bytes, task: Any) -> Any:
+    """Return a stored result; its serializer must be one that the application takes results of, as its signature."""
+    conf = task.app.conf
+    accept = {conf.result_serializer, *(conf.result_accept_content or conf.accept_content)}
     content_type, encoding, data, *wrapped = json.loads(record)
     body = base64.b64decode(data) if wrapped else data
-    return _loads(body, content_type, encoding, accept=[content_type])
+    return _loads(body, content_type, encoding, accept=_accepted(list(accept)))

@@ -10,6 +10,8 @@ import logging
 import os
 import threading
 import time
+from itertools import groupby
+from operator import itemgetter
 
 from celery_patterns.store import Store, StoreError
 from celery_patterns.store.leases import KEEP_MS, RELEASE, RENEW
@@ -72,14 +74,18 @@ class Renewer:
     def renew(self) -> None:
         """Renew all leases once."""
         with self._lock:
-            held = list(self._held.items())
-        for start in range(0, len(held), AT_ONCE):
-            batch = held[start : start + AT_ONCE]
-            lease_ms = int(max(seconds for _, seconds in batch) * 1000)
-            keys = [key for (key, _), _ in batch]
-            answers = self._store.run(RENEW, keys, [lease_ms, KEEP_MS, *(token for (_, token), _ in batch)])
+            held = sorted(self._held.items(), key=itemgetter(1))
+        # One lease at a time: a longer one would keep what another policy wants to be free soon after a loss.
+        for lease_seconds, group in groupby(held, key=itemgetter(1)):
+            self._renew([name for name, _ in group], lease_seconds)
+
+    def _renew(self, names: list[tuple[str, str]], lease_seconds: float) -> None:
+        for start in range(0, len(names), AT_ONCE):
+            batch = names[start : start + AT_ONCE]
+            tokens = [token for _, token in batch]
+            answers = self._store.run(RENEW, [key for key, _ in batch], [int(lease_seconds * 1000), KEEP_MS, *tokens])
             with self._lock:
-                for (name, _), answer in zip(batch, answers, strict=True):
+                for name, answer in zip(batch, answers, strict=True):
                     if answer:
                         self._granted.add(name)
                     elif name in self._granted:

@@ -11,6 +11,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery.worker.request import Request
 
 from celery_patterns import protocol
+from celery_patterns.tasks.child_process import kill_and_wait
 from celery_patterns.tasks.headers import HEADER, TOKEN, Tries
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ class PatternRequest(Request):  # type: ignore[misc]
     """Celery's request, of a PatternTask."""
 
     _token = ""
+    _child: int | None = None
     _came_again = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:  # type: ignore[explicit-override]
@@ -42,6 +44,7 @@ class PatternRequest(Request):  # type: ignore[misc]
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """The task begins: keep its lease from here."""
+        self._child = pid
         if self._token:
             self._task.patterns.renewer.hold(self.id, self._token, self._task.lease_seconds)
         super().on_accepted(pid, time_accepted)
@@ -52,10 +55,10 @@ class PatternRequest(Request):  # type: ignore[misc]
         return super().on_success(failed__retval__runtime, **kwargs)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001
-        """A time limit ran out; a hard one has killed the process."""
+        """A time limit ran out; a hard one kills the process."""
         if soft:
             return super().on_timeout(soft, timeout)
-        self._release()
+        self._release_by_force()
         answer = super().on_timeout(soft, timeout)
         self._lost(TimeLimitExceeded(timeout))
         return answer
@@ -64,9 +67,12 @@ class PatternRequest(Request):  # type: ignore[misc]
         """The task raised, which it has settled itself, or its process is gone, which it has not."""
         if return_ok:
             return super().on_failure(exc_info, send_failed_event, return_ok)
-        self._release()
         error = exc_info.exception
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        if isinstance(error, TimeLimitExceeded):
+            self._release_by_force()
+        else:
+            self._release()
         gone = isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
         if gone:
             self._count_as_attempts()
@@ -98,6 +104,14 @@ class PatternRequest(Request):  # type: ignore[misc]
     def _release(self) -> None:
         if self._token:
             self._task.patterns.renewer.release(self.id, self._token)
+
+    def _release_by_force(self) -> None:
+        # A hard time limit: Celery kills the process only after it has told of that, and stored the failure.
+        # Until it is gone, nobody else may have what it holds.
+        if kill_and_wait(self._child):
+            self._release()
+        else:
+            self._let_go()
 
     def _lost(self, error: BaseException) -> None:
         for policy in self._task.plan.policies:

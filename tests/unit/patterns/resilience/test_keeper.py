@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from celery_patterns.resilience import keeper as module
 from celery_patterns.resilience.buried_requests import Gate
@@ -92,6 +93,35 @@ def test_beyond_so_many_that_wait_the_oldest_is_given_up(monkeypatch: pytest.Mon
         keeper.keep(letter(number), lambda number=number: settled.append(number))  # type: ignore[misc]
     assert (lost, keeper.waiting, settled) == (["0"], 2, [])
     keeper.stop(0.1)
+
+
+def test_letter_that_is_being_kept_is_not_the_one_that_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store answers slowly: meanwhile there are too many, and the worker's end comes."""
+    monkeypatch.setattr(module, "WAITING_LETTERS", 2)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", (0.01, 0.05))
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(Shelf):
+        @override
+        def keep(self, letter: Letter, token: str) -> str:
+            if self.asked:
+                asked.set()
+                answer.wait(10)
+            return super().keep(letter, token)
+
+    shelf, settled, lost = Slow(), list[str](), list[str]()
+    keeper = Keeper(shelf, given_up=lambda letter: lost.append(letter.message.task_id))
+    for number in range(2):
+        keeper.keep(letter(number), lambda number=number: settled.append(str(number)))  # type: ignore[misc]
+        asked.wait(10)
+    for number in (2, 3):
+        keeper.keep(letter(number), lambda number=number: settled.append(str(number)))  # type: ignore[misc]
+    assert lost == ["1", "2"]
+    shelf.open.set()
+    answer.set()
+    eventually(lambda: settled == ["0", "3"])
+    keeper.stop(1.0)
+    assert (keeper.waiting, lost, [each.message.task_id for each in shelf.kept.values()]) == (0, ["1", "2"], ["0", "3"])
 
 
 def test_settling_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
