@@ -34,7 +34,7 @@ class Trap:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[explicit-override]
         return (open, (self.path, "w"))
 
 

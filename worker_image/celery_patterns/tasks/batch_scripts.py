@@ -23,12 +23,13 @@ if new == 1 then
 end
 local waiting, bytes = redis.call('ZCARD', KEYS[2]), tonumber(redis.call('HGET', KEYS[4], 'bytes') or '0')
 local verdict = 0
+local again = new == 0
 if waiting >= tonumber(ARGV[3]) or bytes >= tonumber(ARGV[4]) then
-  if tonumber(redis.call('HGET', KEYS[4], 'urgent') or '0') <= now then
+  if again or tonumber(redis.call('HGET', KEYS[4], 'urgent') or '0') <= now then
     redis.call('HSET', KEYS[4], 'urgent', num(now + 1000))
     verdict = 2
   end
-elseif tonumber(redis.call('HGET', KEYS[4], 'promised') or '0') <= now then
+elseif again or tonumber(redis.call('HGET', KEYS[4], 'promised') or '0') <= now then
   redis.call('HSET', KEYS[4], 'promised', num(now + tonumber(ARGV[6])))
   verdict = 1
 end
@@ -38,7 +39,14 @@ return verdict
     "batch:add",
 )
 """KEYS: items, waiting, taken, state. ARGV: id, item, items for a flush, bytes for a flush, keep (ms), how long a flush
-that was promised is waited for (ms). Returns 2 flush now, 1 promise a flush, 0 one is promised."""
+that was promised is waited for (ms). Returns 2 flush now, 1 promise a flush, 0 one is promised.
+A call that comes again is a sign that its worker died, maybe before it sent what it had promised."""
+
+FORGET_PROMISE: Final = Script(
+    "return redis.call('HDEL', KEYS[4], 'promised', 'urgent')",
+    "batch:forget promise",
+)
+"""KEYS as above: the flush could not be sent, and the next call is to ask for it."""
 
 TAKE: Final = Script(
     CLOCK

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from celery.app.task import Context
 from celery.canvas import maybe_signature
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
+from kombu.exceptions import OperationalError
 from typing_extensions import override
 
 from celery_patterns import protocol
@@ -34,6 +35,9 @@ from celery_patterns.tasks.retry import Retry
 from celery_patterns.tasks.task import PatternTask
 
 logger = logging.getLogger(__name__)
+
+FLUSH_RETRIES = 1_000
+"""Eight hours at the longest pause: longer than a store or broker is away that somebody looks after."""
 
 KEEP_MS = 7 * 86_400_000
 """How long items are kept that nobody works off."""
@@ -161,12 +165,18 @@ def batch_task(
         worker.flush_task = app.task(
             base=PatternTask,
             name=f"{name}.flush",
-            policies=[Progress(), Retry(max=10, base="1s", cap="30s")],
+            # Nobody else works these items off: it comes again as long as the store or the broker is away, and when its
+            # process is killed. An item that kills it is given up after its own max_tries.
+            policies=[Progress(), Retry(max=FLUSH_RETRIES, base="1s", cap="30s")],
             acks_late=True,
+            retry_on_worker_lost=True,
+            default_retry_delay=1,
             ignore_result=True,
             **({"queue": task_options["queue"]} if "queue" in task_options else {}),
         )(flush)
-        return app.task(base=PatternTask, bind=True, name=name, typing=False, acks_late=True, **task_options)(add)
+        # Killed between the store and the flush's message it must come again, to ask for the flush.
+        lasting = {"acks_late": True, "retry_on_worker_lost": True, "default_retry_delay": 1}
+        return app.task(base=PatternTask, bind=True, name=name, typing=False, **{**lasting, **task_options})(add)
 
     return declare
 
@@ -194,7 +204,12 @@ class _Flusher:
         verdict = task.patterns.store.run(scripts.ADD, self._keys(key), arguments)
         if verdict:
             countdown = None if verdict == 2 else settings.wait_seconds
-            self._ask_for_flush(key, request, countdown)
+            try:
+                self._ask_for_flush(key, request, countdown)
+            except OperationalError as error:
+                task.patterns.store.run(scripts.FORGET_PROMISE, self._keys(key), [])
+                # The call is in the store and will be worked off: it has not failed, and must not say so.
+                raise Reject(f"the broker takes no message for the flush: {error}", requeue=True) from error
         raise Ignore
 
     def flush(self, key: str) -> int:
