@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from celery.backends.redis import RedisBackend
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_application
+from celery_patterns.cli import check_application, check_rights
 from celery_patterns.cli.findings import Finding, error, ok, unknown, warning
 from celery_patterns.store import StoreError, StoreNotConfigured
 from celery_patterns.store.settings import store_url
@@ -29,30 +30,6 @@ CLIENTS_LISTED = 500
 
 KEYS_LOOKED_AT, KEYS_AT_ONCE = 2_000, 500
 """In all, and in one SCAN: a sample that shows company, and does not hold the server up."""
-
-COMMANDS = (
-    ("BRPOP", "k", "0"),
-    ("LPUSH", "k", "v"),
-    ("LLEN", "k"),
-    ("ZADD", "k", "1", "v"),
-    ("ZREVRANGEBYSCORE", "k", "1", "0"),
-    ("HSET", "k", "f", "v"),
-    ("SADD", "k", "v"),
-    ("SMEMBERS", "k"),
-    ("SETEX", "k", "1", "v"),
-    ("MULTI",),
-    ("EVALSHA", "0", "0"),
-    ("EVAL", "return 1", "0"),
-    ("SCRIPT|LOAD", "return 1"),
-    ("PUBLISH", "c", "m"),
-    ("SUBSCRIBE", "c"),
-    ("PSUBSCRIBE", "c"),
-    ("XADD", "k", "*", "f", "v"),
-    ("XREVRANGE", "k", "+", "-"),
-    ("TIME",),
-    ("PING",),
-)
-"""What Celery and the patterns use, as ACL DRYRUN wants it."""
 
 OWN_KEYS = ("_kombu.", "unacked", "celery", "{")
 
@@ -77,6 +54,8 @@ def broker(app: Any) -> Iterator[Finding]:
             return
         yield ok("broker", f"{where} answers")
         yield from _server(client, "")
+        db = int(client.connection_pool.connection_kwargs.get("db") or 0)
+        yield from check_rights.rights(client, check_rights.of_broker(app, db), "")
         yield from check_application.visibility(app)
         yield from _company(app, client)
 
@@ -103,6 +82,13 @@ def store(app: Any) -> Iterator[Finding]:
         )
     if not same:
         yield from _server(patterns.store.client, "store: ")
+    yield from check_rights.rights(patterns.store.client, check_rights.of_store(app), "store: ")
+
+
+def results(app: Any) -> Iterator[Finding]:
+    """Whether the result backend's user may store results, if the backend is a Redis."""
+    if isinstance(app.backend, RedisBackend):
+        yield from check_rights.rights(app.backend.client, check_rights.of_results(app), "results: ")
 
 
 def _server(client: Any, whose: str) -> Iterator[Finding]:
@@ -120,7 +106,6 @@ def _server(client: Any, whose: str) -> Iterator[Finding]:
         yield error("replica", f"{whose}a read-only replica", "the URL of the primary")
     yield from _memory(info, whose)
     yield from _persistence(info, client, whose)
-    yield from _rights(client, whose)
     seconds, microseconds = client.time()
     skew = seconds + microseconds / 1e6 - time.time()
     if abs(skew) > SKEW_SECONDS:
@@ -174,37 +159,6 @@ def _persistence(info: dict[str, Any], client: Any, whose: str) -> Iterator[Find
             f"{whose}nothing is written to disk: a restart loses every waiting message",
             "appendonly yes, appendfsync everysec",
         )
-
-
-def _rights(client: Any, whose: str) -> Iterator[Finding]:
-    try:
-        user = client.execute_command("ACL", "WHOAMI")
-        user = user.decode() if isinstance(user, bytes) else str(user)
-        refused = [
-            command
-            for command, *arguments in COMMANDS
-            if client.execute_command("ACL", "DRYRUN", user, *command.split("|"), *arguments) not in (b"OK", "OK", True)
-        ]
-    except (NoPermissionError, ResponseError) as problem:
-        # Redis before 7, or a user that may not ask: try what can be tried without harm.
-        refused = []
-        for words in (("EVAL", "return 1", "0"), ("SCRIPT LOAD", "return 1")):
-            try:
-                client.execute_command(*words)
-            except RedisError:
-                refused.append(words[0])
-        if not refused:
-            yield unknown("acl", f"{whose}the rights of this user cannot be asked: {problem}")
-            return
-        user = "this user"
-    if refused:
-        yield error(
-            "acl",
-            f"{whose}{user} may not use {', '.join(refused)}",
-            "ACL SETUSER " + user + " " + " ".join(f"+{command.lower()}" for command in refused) + " &* ~*",
-        )
-    else:
-        yield ok("acl", f"{whose}{user} may use what Celery and the patterns need")
 
 
 def _company(app: Any, client: Any) -> Iterator[Finding]:

@@ -55,6 +55,7 @@ def examine(app: Any) -> Iterator[Finding]:
         check_application.results,
         check_redis.broker,
         check_redis.store,
+        check_redis.results,
         check_rabbitmq.broker,
         check_application.workers,
     ]
