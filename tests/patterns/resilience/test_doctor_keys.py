@@ -62,3 +62,14 @@ def test_a_database_that_may_not_be_looked_at_is_unknown(client: Any, redis: Red
         client.execute_command("ACL", "DELUSER", "blind")
     assert level == "unknown"
     assert message.startswith("the keys of database 13 cannot be seen: ")
+
+
+def test_an_empty_queue_of_another_application_is_seen(client: Any, redis: RedisServer) -> None:
+    """Both have bound their queue and emptied it: of the own one nothing is said."""
+    app = Celery("shop", broker=redis.url(DATABASE), set_as_current=False)
+    for queue in ("celery", "billing"):
+        with app.connection_for_write() as connection:
+            app.amqp.queues.select_add(queue).bind(connection.default_channel).declare()
+    fresh = Celery("shop", broker=redis.url(DATABASE), set_as_current=False)
+    found = [(each.level, each.message) for each in check_redis._strange_queues(fresh, client, DATABASE)]
+    assert found == [("warning", "database 13 has queues that this application does not name: billing (1)")]

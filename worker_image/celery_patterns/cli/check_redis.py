@@ -31,6 +31,9 @@ CLIENTS_LISTED = 500
 KEYS_LOOKED_AT, KEYS_AT_ONCE = 2_000, 500
 """In all, and in one SCAN: a sample that shows company, and does not hold the server up."""
 
+BINDING_SEPARATOR = "\x06\x16"
+"""Between routing key, pattern and queue in the members of kombu's bindings."""
+
 OWN_KEYS = ("_kombu.", "unacked", "celery", "{")
 
 
@@ -176,6 +179,7 @@ def _company(app: Any, client: Any) -> Iterator[Finding]:
             "consumers", f"{len(here)} wait for messages in database {db}" + (f": {', '.join(names)}" if names else "")
         )
     yield _keys(app, client, db)
+    yield from _strange_queues(app, client, db)
     backend = str(app.conf.result_backend or "")
     if backend.startswith("redis") and backend.rstrip("/") == str(app.conf.broker_url or "").rstrip("/"):
         yield warning(
@@ -183,6 +187,27 @@ def _company(app: Any, client: Any) -> Iterator[Finding]:
             "broker and results share one database",
             "another database for results, or another server: then losing one does not lose the other",
         )
+
+
+def _strange_queues(app: Any, client: Any, db: int) -> Iterator[Finding]:
+    """Queues that somebody has bound here and this application does not know: seen also while they are empty."""
+    prefix = str((app.conf.broker_transport_options or {}).get("global_keyprefix") or "")
+    names = (name for name in _sample(client)[0] if name.startswith(f"{prefix}_kombu.binding."))
+    bound = {_text(member).split(BINDING_SEPARATOR)[-1] for name in names for member in client.smembers(name)}
+    routes = app.conf.task_routes if isinstance(app.conf.task_routes, dict) else {}
+    known = {str(queue) for queue in app.amqp.queues}
+    known |= {str(route.get("queue")) for route in routes.values() if isinstance(route, dict)}
+    strange = sorted(name for name in bound - known if not name.endswith(".pidbox") and not name.startswith("celeryev"))
+    if strange:
+        yield warning(
+            "database",
+            f"database {db} has queues that this application does not name: {', '.join(strange[:3])} ({len(strange)})",
+            "if they are of another application, a database or server of its own; else name them in task_queues",
+        )
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _keys(app: Any, client: Any, db: int) -> Finding:
