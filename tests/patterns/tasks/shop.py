@@ -129,6 +129,11 @@ def report_shared(customer: str, seconds: float = 0.0) -> str:
     return _work(customer, seconds)
 
 
+@task(name="report_long", policies=[Singleton(scope="both"), PayloadLimit(above="1KB")])
+def report_long(text: str) -> int:
+    return len(text)
+
+
 @task(
     name="refresh",
     policies=[Singleton(key="{customer}", scope="running", on_duplicate="coalesce")],

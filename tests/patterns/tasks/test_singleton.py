@@ -6,9 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import group
 from celery.exceptions import TaskRevokedError
 
 from celery_patterns.tasks.errors import DuplicateCall
@@ -47,6 +49,34 @@ def test_return_existing_gives_the_first_ones_handle(ledger: Ledger, key: str) -
     assert len({result.id for result in results}) == 1
     assert results[-1].get(timeout=10) == key
     assert len(ledger(key, "start")) == 1
+
+
+@pytest.mark.one_redis
+@pytest.mark.parametrize("canvas", ["first of a chain", "last of a chain", "group", "with a callback"])
+def test_a_duplicate_that_a_canvas_waits_for_ends_instead_of_returning_another(
+    wait_start: WaitStart, key: str, canvas: str
+) -> None:
+    shop.report_shared.delay(key, 3.0)
+    wait_start(key)
+    duplicate = shop.report_shared.si(key)
+    result: Any = {
+        "first of a chain": (duplicate | shop.bare.s()).apply_async,
+        "last of a chain": (shop.bare.s() | duplicate).apply_async,
+        "group": group(duplicate, shop.bare.s()).apply_async,
+        "with a callback": duplicate.set(link=[shop.bare.s()]).apply_async,
+    }[canvas]()
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=20)
+
+
+def test_a_key_is_made_of_the_arguments_also_where_they_are_stored_apart(
+    blobs: Path, blob_worker: str, key: str
+) -> None:
+    """The publisher and the worker must see the same key, or its mark would stay when the task has ended."""
+    for _ in range(2):
+        sent = shop.report_long.apply_async([key * 200], queue=blob_worker)
+        assert sent.get(timeout=10) == 200 * len(key)
+    assert list(blobs.rglob("*"))
 
 
 @pytest.mark.one_redis

@@ -151,6 +151,10 @@ class Call:
         return f"{names.shorten(self.id)}|{self.token}"
 
 
+CANVAS_OPTIONS = ("chain", "chord", "group_id", "link", "link_error", "parent_id", "root_id")
+"""Options of ``apply_async`` with which Celery publishes a member of a canvas."""
+
+
 @dataclass(slots=True)
 class Publication:
     """One message about to be published; policies may change it."""
@@ -164,11 +168,22 @@ class Publication:
     """Further options of ``apply_async``."""
     retrying: bool = False
     """The message is a retry or a deferral of one published before."""
+    called_with: tuple[tuple[Any, ...], dict[str, Any]] = field(init=False)
+    """Positional and keyword arguments as the caller gave them, and as the task will see them, whatever policies put
+    into the message instead: keys are made of these."""
+
+    def __post_init__(self) -> None:
+        self.called_with = (tuple(self.args), dict(self.kwargs))
 
     @property
     def name(self) -> str:
         """The task's name."""
         return str(self.task.name)
+
+    @property
+    def in_canvas(self) -> bool:
+        """Whether something waits for just this id: what follows in a chain, a group, a callback, a parent task."""
+        return any(self.options.get(name) for name in CANVAS_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)

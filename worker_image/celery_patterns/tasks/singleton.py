@@ -168,12 +168,14 @@ class Singleton(Policy):
         reason = f"task {other} with the same key waits or runs"
         if self.on_duplicate == "raise":
             raise DuplicateCall(f"{publication.name}: {reason}")
-        return Withhold(reason) if self.on_duplicate == "drop" else Existing(other)
+        # Nobody would ever end the id that a canvas waits for if its caller got another one's handle.
+        withheld = self.on_duplicate == "drop" or publication.in_canvas
+        return Withhold(reason) if withheld else Existing(other)
 
     def _queue(self, publication: Publication) -> str | None:
         task = publication.task
         counts_running = self.scope == "both" and self.on_duplicate != "coalesce"
-        arguments = keys.bind_arguments(task, publication.args, publication.kwargs)
+        arguments = keys.bind_arguments(task, *publication.called_with)
         store = task.patterns.store
         locks = self.store_keys(task, arguments)
         other = store.run(QUEUE, locks, [store.key("task", ""), publication.id, self._queued_ms, int(counts_running)])
@@ -183,7 +185,7 @@ class Singleton(Policy):
     def unpublished(self, publication: Publication) -> None:
         """Let the next call wait instead."""
         task = publication.task
-        arguments = keys.bind_arguments(task, publication.args, publication.kwargs)
+        arguments = keys.bind_arguments(task, *publication.called_with)
         _, mark = self.store_keys(task, arguments)
         task.patterns.store.run(UNQUEUE, [mark], [publication.id])
 
