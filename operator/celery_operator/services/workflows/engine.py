@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 import structlog
 from pydantic import ValidationError
 
-from celery_operator.api.conditions import ConditionType
 from celery_operator.api.validation import InvalidResource, validate_hidden
 from celery_operator.api.workflow import CeleryWorkflow, WorkflowStatus
 from celery_operator.domain.errors import DependencyError, Gone, SpecError
@@ -35,7 +34,7 @@ from celery_operator.services.workflows.listeners import Listeners
 from celery_operator.services.workflows.pace import Pace
 from celery_operator.services.workflows.run import Ports, WorkflowRun
 from celery_operator.services.workflows.shared_apps import SharedApps
-from celery_operator.services.workflows.status import StatusWriter
+from celery_operator.services.workflows.status import StatusWriter, has_ended, is_final
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +75,8 @@ class WorkflowEngine:
         self._clock = clock
         self._reached = reached
         self._known: dict[ObjectKey, _Known] = {}
+        self._ended: dict[ObjectKey, str] = {}
+        """The uid of each workflow whose run is over. An event from before its end may come after it."""
         self._listeners = Listeners(clock)
         self._farewells: set[asyncio.Task[None]] = set()
 
@@ -94,7 +95,7 @@ class WorkflowEngine:
             self.forget(key, known.uid)
             known = None
         if known is None:
-            if not has_ended(manifest):
+            if not has_ended(manifest) and self._ended.get(key) != uid:
                 self._begin(key, _Known(manifest, uid, generation))
         elif generation > known.generation:
             known.manifest, known.generation = manifest, generation
@@ -105,6 +106,8 @@ class WorkflowEngine:
 
         The end of an earlier one of its name may be reported after its begin: that changes nothing.
         """
+        if self._ended.get(key) == uid:
+            del self._ended[key]
         known = self._known.get(key)
         if known is None or known.uid != uid:
             return
@@ -150,6 +153,8 @@ class WorkflowEngine:
                     known.run = run
                     await run.drive()
                     break
+                if writer.written is not None and is_final(writer.written.to_resource()):
+                    break  # refused for what cannot change any more
             except Gone:  # deleted, and not reported yet; or the report was lost with a watch
                 self._say_farewell(key, known)
                 break
@@ -162,6 +167,7 @@ class WorkflowEngine:
             retry = min(retry * 2, LONGEST_RETRY)
         if self._known.get(key) is known:
             del self._known[key]
+            self._ended[key] = known.uid
 
     async def _accept(self, key: ObjectKey, known: _Known, writer: StatusWriter) -> WorkflowRun | None:
         """Return the run of a workflow that can be run; else say in its status why not, and return None."""
@@ -220,12 +226,6 @@ class WorkflowEngine:
             uid=known.uid,
         )
         await writer.write(status)
-
-
-def has_ended(manifest: Manifest) -> bool:
-    """Whether the workflow's Succeeded condition says how it ended."""
-    conditions = (manifest.get("status") or {}).get("conditions") or []
-    return any(c["type"] == ConditionType.SUCCEEDED and c["status"] in ("True", "False") for c in conditions)
 
 
 def _of_spec(manifest: Manifest) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from celery_operator.domain.errors import BrokerError
@@ -32,6 +32,12 @@ class Outbox:
     def __bool__(self) -> bool:
         """Whether something waits to be sent."""
         return bool(self._unsent)
+
+    def keep(self, wanted: Callable[[TaskMessage], bool]) -> None:
+        """Forget those that are no longer wanted: what was decided may have been decided otherwise since."""
+        self._unsent = [message for message in self._unsent if wanted(message)]
+        if not self._unsent:
+            self.due = None
 
     async def send(self, messages: Sequence[TaskMessage]) -> Reachability | None:
         """Send these after what waits, unless a retry is not due yet; return what that says of the broker, if tried."""

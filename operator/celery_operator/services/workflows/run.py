@@ -21,7 +21,7 @@ from celery_operator.domain.workflows.graph import Call, Graph
 from celery_operator.domain.workflows.lookups import Outstanding, outstanding
 from celery_operator.domain.workflows.plan import Fetch, Finish, Observed, Outcome, Plan
 from celery_operator.domain.workflows.report import Reachability, Stall, report
-from celery_operator.domain.workflows.state import RunState
+from celery_operator.domain.workflows.state import Code, RunState
 from celery_operator.services.failpoints import Failpoint, Reached
 from celery_operator.services.ports import Broker, Clock, Cluster, Metrics, ObjectKey
 from celery_operator.services.workflows.checkpoint import (
@@ -125,6 +125,9 @@ class WorkflowRun:
             uid=uid, graph=graph, broker=ports.broker, listener=ports.listener, lost_after=ports.lost_after
         )
         self._reachable = {"broker": Reachability.unknown(), "backend": Reachability.unknown()}
+        self._unrevoked: list[str] = []
+        """What is given up and whose workers could not be told."""
+        self._revoke_at = now
         self._stall: Stall | None = None
         self._checkpoint: Checkpoint | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -214,18 +217,41 @@ class WorkflowRun:
         return plan
 
     async def _carry_out(self, plan: Plan) -> None:
-        if plan.publish or self._outbox:
+        self._outbox.keep(self._wants)
+        if plan.publish or (self._outbox and not self._spec.suspend):
             await self._publish(plan.publish)
         if plan.fetch:
             await self._fetch(plan.fetch)
-        if plan.revoke:
-            with contextlib.suppress(BrokerError):  # workers that run them anyway change nothing any more
-                for start in range(0, len(plan.revoke), REVOKE_LIMIT):
-                    await self._ports.broker.revoke(plan.revoke[start : start + REVOKE_LIMIT])
+        self._unrevoked += plan.revoke
+        if self._unrevoked and self._ports.clock.now() >= self._revoke_at:
+            await self._revoke()
+
+    def _wants(self, message: TaskMessage) -> bool:
+        """Whether a message that has not been sent yet is still to be sent."""
+        identity = message.identity
+        step = self._state.steps[identity.step]
+        return (
+            step.items is not None
+            and step.items[identity.index] in (Code.PUBLISHED, Code.RUNNING)
+            and step.attempt(identity.index) == identity.attempt
+        )
+
+    async def _revoke(self) -> None:
+        """Ask the workers to forget what is given up; what they run anyway changes nothing any more."""
+        try:
+            while self._unrevoked:
+                await self._ports.broker.revoke(self._unrevoked[:REVOKE_LIMIT])
+                del self._unrevoked[:REVOKE_LIMIT]
+        except BrokerError:
+            self._revoke_at = self._ports.clock.now() + FIRST_INTERVAL
 
     async def _wait(self, wake_at: datetime | None) -> None:
         agenda = self._agenda
-        due = [agenda.sweep, agenda.checkpoint, self._outbox.due, wake_at]
+        due = [agenda.sweep, agenda.checkpoint, wake_at]
+        if not self._spec.suspend:
+            due.append(self._outbox.due)
+        if self._unrevoked:
+            due.append(self._revoke_at)
         if self._news and (self._writing is None or self._writing.done()):
             due.append(agenda.status)
         delay = (min(moment for moment in due if moment is not None) - self._ports.clock.now()).total_seconds()

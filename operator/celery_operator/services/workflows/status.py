@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from celery_operator.api.conditions import Condition
+from celery_operator.api.conditions import Condition, ConditionType
 from celery_operator.api.workflow import WorkflowStatus
 from celery_operator.domain.conditions import bad_news
 from celery_operator.domain.errors import Conflict, Gone
@@ -44,7 +45,10 @@ class StatusWriter:
     async def write(self, status: WorkflowStatus) -> None:
         """Replace the status, unless it is what was written last; events follow what has become worse.
 
-        Raises Gone if the workflow was deleted (or another one has its name), ClusterError if the API fails.
+        Where an earlier leader has concluded the run meanwhile, its end stands: an end is then not written again.
+
+        Raises Gone if the workflow was deleted (or another one has its name) or has ended without us, ClusterError if
+        the API fails.
         """
         if status == self.written:
             return
@@ -54,7 +58,10 @@ class StatusWriter:
                 await self._replace(body)
                 break
             except Conflict:
-                await self._observe_again()
+                if await self._observe_again():
+                    if not is_final(body):
+                        raise Gone(f"{KIND} {self._key} has been ended by another process") from None
+                    break
         else:
             raise Conflict(f"status of {KIND} {self._key} changed during each of {CONFLICT_TRIES} attempts to write it")
         self.written = status
@@ -79,8 +86,21 @@ class StatusWriter:
         manifest = await self._cluster.write_status(KIND, self._key, body, resource_version=self._resource_version)
         self._resource_version = str(manifest["metadata"]["resourceVersion"])
 
-    async def _observe_again(self) -> None:
+    async def _observe_again(self) -> bool:
+        """Look at what the cluster holds; whether that says how the workflow ended."""
         manifest = await self._cluster.get(KIND, self._key)
         if manifest is None or manifest["metadata"]["uid"] != self._uid:
             raise Gone(f"{KIND} {self._key} was deleted")
         self._resource_version = str(manifest["metadata"]["resourceVersion"])
+        return has_ended(manifest)
+
+
+def has_ended(manifest: Manifest) -> bool:
+    """Whether the workflow's Succeeded condition says how it ended."""
+    return is_final(manifest.get("status") or {})
+
+
+def is_final(status: Mapping[str, Any]) -> bool:
+    """Whether a status says how the workflow ended."""
+    conditions = status.get("conditions") or []
+    return any(c["type"] == ConditionType.SUCCEEDED and c["status"] in ("True", "False") for c in conditions)
