@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Sequence
 
 import pytest
 
 from celery_operator.api.workflow import WorkflowStatus
 from celery_operator.domain.errors import BrokerError, Gone
+from celery_operator.domain.messages import TaskMessage
+from celery_operator.domain.workflows.plan import Plan
+from celery_operator.domain.workflows.state import Code
 from celery_operator.services.ports import Manifest
+from celery_operator.services.workflows.run import WorkflowRun
 from celery_operator.services.workflows.status import KIND, StatusWriter
 from unit.services.test_workflow_engine import CHAIN, KEY, World, add, task, workflow, world
 
@@ -84,6 +89,40 @@ async def test_message_that_could_not_be_sent_is_dropped_when_its_step_is_given_
         it.workers.broker_error = None
         assert (await it.ended(within=8.0))[0] == "False"
         assert [message.identity.step for message in it.workers.queue] == []
+
+
+async def test_run_that_a_defect_has_stopped_goes_on_from_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks before it publishes, as a successor does: its first manifest knows of nothing."""
+    struck: list[int] = []
+    plan = WorkflowRun._plan
+
+    def strike_once(self: WorkflowRun) -> Plan:
+        if not struck and any(step.counts[Code.SUCCEEDED] for step in self._state.steps.values()):
+            struck.append(1)
+            raise RuntimeError("a defect")
+        return plan(self)
+
+    monkeypatch.setattr(WorkflowRun, "_plan", strike_once)
+    async with world(add=add) as it:
+        sent: list[str] = []
+        publish = it.workers.publish
+
+        async def watched(messages: Sequence[TaskMessage]) -> None:
+            sent.extend(message.identity.task_id for message in messages)
+            await publish(messages)
+
+        monkeypatch.setattr(it.workers, "publish", watched)
+        it.workers.paused = True
+        it.apply(workflow(**CHAIN))
+        await it.until(lambda: it.condition("Succeeded")[0] == "Unknown" and len(it.workers.queue) == 1)
+        began = it.status["startTime"]
+        first = it.workers.queue.pop()
+        it.workers.paused = False
+        it.workers.run(first)
+        assert await it.ended(within=8.0) == ("True", "Completed")
+        assert (struck, it.status["startTime"]) == ([1], began)
+        assert set(it.workers.starts.values()) == {1}
+        assert len(sent) == len(set(sent)), "what had ended was not published again"
 
 
 def ended_elsewhere(it: World) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -34,7 +35,7 @@ from celery_operator.services.workflows.listeners import Listeners
 from celery_operator.services.workflows.pace import Pace
 from celery_operator.services.workflows.run import Ports, WorkflowRun
 from celery_operator.services.workflows.shared_apps import SharedApps
-from celery_operator.services.workflows.status import StatusWriter, has_ended, is_final
+from celery_operator.services.workflows.status import KIND, StatusWriter, has_ended, is_final
 
 log = structlog.get_logger(__name__)
 
@@ -165,9 +166,20 @@ class WorkflowEngine:
             known.run = None
             await asyncio.sleep(retry.total_seconds())
             retry = min(retry * 2, LONGEST_RETRY)
+            await self._observe_again(key, known)
+            if has_ended(known.manifest):
+                break
         if self._known.get(key) is known:
             del self._known[key]
             self._ended[key] = known.uid
+
+    async def _observe_again(self, key: ObjectKey, known: _Known) -> None:
+        """Look at what was written meanwhile, by ourselves above all: the next try goes on from there."""
+        with contextlib.suppress(DependencyError):
+            manifest = await self._cluster.get(KIND, key)
+            if manifest is not None and str(manifest["metadata"]["uid"]) == known.uid:
+                known.manifest = manifest
+                known.generation = max(known.generation, int(manifest["metadata"].get("generation", 1)))
 
     async def _accept(self, key: ObjectKey, known: _Known, writer: StatusWriter) -> WorkflowRun | None:
         """Return the run of a workflow that can be run; else say in its status why not, and return None."""
