@@ -14,8 +14,8 @@ import pytest
 from celery_patterns import protocol
 from celery_patterns.tasks import explain
 from patterns.tasks import shop
-from patterns.tasks.conftest import StartWorker
-from servers import Worker, eventually
+from patterns.tasks.conftest import BROKER, StartWorker
+from servers import RedisServer, Worker, eventually
 
 Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
@@ -110,6 +110,25 @@ def test_an_unknown_task_is_unknown() -> None:
     assert told.where == "unknown"
     assert told.sentences[-1].startswith("nobody knows it: it was never sent here")
     assert told.unseen == []
+
+
+def test_entries_that_nobody_can_read_do_not_hide_the_others(redis: RedisServer, key: str) -> None:
+    """Somebody else's entry in the queue, and what stands among the messages that workers hold."""
+    sent = shop.bare.apply_async(queue=key)
+    with redis.client(BROKER) as client:
+        for entry in (b"garbage", b"[1]", b"7", b'{"headers": 3}'):
+            client.rpush(key, entry)
+        client.hset("unacked", "celery-patterns-probe", "")
+        client.hset("unacked", "odd", "[1]")
+    try:
+        told = explain(sent.id, shop.app, queues=[key])
+        assert (told.where, told.position) == ("queue", 4)
+        assert told.unseen == [f"an entry of the queue {key} that is no message"]
+        assert explain("no-such-task", shop.app, queues=[key]).where == "unknown"
+    finally:
+        with redis.client(BROKER) as client:
+            client.delete(key)
+            client.hdel("unacked", "celery-patterns-probe", "odd")
 
 
 def test_events_for_sentry_carry_the_correlation() -> None:

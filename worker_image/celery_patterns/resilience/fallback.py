@@ -75,7 +75,11 @@ class Fallback(Policy):
         if not isinstance(verdict, tuple(KINDS[kind] for kind in self.on)):
             return None
         if self.task is not None:
-            sent = call.task.app.send_task(self.task, kwargs=dict(call.arguments), headers={"fallback_of": call.id})
+            try:
+                sent = call.task.app.send_task(self.task, kwargs=dict(call.arguments), headers={"fallback_of": call.id})
+            except Exception:  # the broker is away, say: the task's own error is the one to tell
+                logger.exception("the fallback %s of %s[%s] could not be sent", self.task, call.name, call.id)
+                return None
             result: Any = {"fallback": sent.id}
         elif self.function is not None:
             try:

@@ -106,8 +106,8 @@ class TaskContext:
     def flush(self) -> None:
         """Write the progress that was held back."""
         if self._unreported is not None:
-            report, self._unreported = self._unreported, None
-            self._state_of("progress").report(*report)
+            self._state_of("progress").report(*self._unreported)
+            self._unreported = None  # not before: what could not be written is tried again
 
     def checkpoint(self, value: Any) -> None:
         """Save what ``restored`` will be in the next execution of this task, after a retry or the loss of the worker.

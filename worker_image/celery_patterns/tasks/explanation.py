@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from kombu import serialization
 from redis.exceptions import RedisError
@@ -31,6 +31,9 @@ AT_ONCE = 500
 """Messages read by one command: a broker serves others as well."""
 
 _loads: Any = serialization.loads
+
+JSON: Final = ("application/json",)
+"""What is read of arguments: looking at a message must never run what somebody put into it."""
 
 
 @dataclass(slots=True)
@@ -144,12 +147,15 @@ def _redis_broker(channel: Any, found: Explanation, names: list[str]) -> dict[st
         for step in channel.priority_steps:
             key = channel._q_for_pri(queue, step)  # noqa: SLF001 - the only one who knows the names
             for offset, raw in _messages(client, key):
-                message: dict[str, Any] = json.loads(raw)
-                if _is(message, found.task_id):
+                message = _read_entry(raw)
+                if message is None:
+                    odd = f"an entry of the queue {queue} that is no message"
+                    found.unseen += [odd] if odd not in found.unseen else []
+                elif _is(message, found.task_id):
                     found.where, found.queue, found.position = "queue", queue, before + offset
                     ahead = "it is next" if not found.position else f"{found.position} messages are before it"
                     found.sentences.append(f"it waits in the queue {queue}: {ahead}")
-                    return message
+                    return dict(message)
             before += int(client.llen(key))
     return _held(channel, found)
 
@@ -166,9 +172,10 @@ def _messages(client: Any, key: str) -> Iterator[tuple[int, bytes]]:
 
 def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
     for index, tag, raw in _unacked(channel):
-        message, _, queue = json.loads(raw)
-        if not _is(message, found.task_id):
+        held = _read_entry(raw, list)
+        if held is None or len(held) != 3 or not isinstance(held[0], dict) or not _is(held[0], found.task_id):
             continue
+        message, _, queue = held
         found.where, found.queue = "worker", queue
         taken = channel.client.zscore(index, tag)
         since = "" if taken is None else f", taken or renewed {max(0.0, time.time() - float(taken)):.0f} s ago"
@@ -190,9 +197,18 @@ def _unacked(channel: Any) -> Iterator[tuple[str, bytes, bytes]]:
             yield index, tag, raw
 
 
+def _read_entry(raw: bytes, form: type = dict) -> Any:
+    """Return an entry of a list or of what workers hold; None for one that kombu has not written."""
+    try:
+        entry = json.loads(raw)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, form) else None
+
+
 def _is(message: dict[str, Any], task_id: str) -> bool:
-    headers = message.get("headers") or {}
-    return headers.get("id") == task_id
+    headers = message.get("headers")
+    return isinstance(headers, dict) and headers.get("id") == task_id
 
 
 def _read_message(message: dict[str, Any], found: Explanation) -> tuple[Any, Any] | None:
@@ -206,7 +222,7 @@ def _read_message(message: dict[str, Any], found: Explanation) -> tuple[Any, Any
         body = message["body"]
         if (message.get("properties") or {}).get("body_encoding") == "base64":
             body = base64.b64decode(body)
-        args, kwargs, _ = _loads(body, message.get("content-type"), message.get("content-encoding"), accept=["json"])
+        args, kwargs, _ = _loads(body, message.get("content-type"), message.get("content-encoding"), accept=JSON)
     except Exception as error:  # noqa: BLE001 - whatever stands there
         found.unseen.append(f"its arguments: {error!r}")
         return None

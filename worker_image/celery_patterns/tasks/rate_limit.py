@@ -20,6 +20,9 @@ from celery_patterns.tasks.policy import Admit, Call, Decision, Defer, Drop, Fra
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d+)?\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
+LONGEST_SECONDS = 366 * 86_400.0
+"""Of an interval, or of all that may be used ahead: beyond it microseconds grow inexact, or Redis refuses them."""
+
 WAIT_IN_PLACE_MS = 250
 """A turn that comes this soon is waited for in the slot: sending the message away costs more. The turn is reserved."""
 
@@ -81,6 +84,11 @@ class RateLimit(Policy):
         interval = int(match[2] or 1) * _SECONDS[match[3]] / float(match[1])
         object.__setattr__(self, "_interval_us", interval * 1e6)
         options.whole("RateLimit.burst", self.burst, low=1)
+        if interval * self.burst > LONGEST_SECONDS:
+            raise PolicyError(
+                f"RateLimit.rate: {rate!r} with a burst of {self.burst} reaches over more than a year, "
+                "which is more than the store's clock can be asked for"
+            )
         options.choice("RateLimit.on_limit", self.on_limit, ("defer", "drop", "raise"))
         options.choice("RateLimit.if_store_down", self.if_store_down, ("open", "closed"))
         if self.max_defer is not None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from celery_patterns.resilience.fallback import Fallback
 from celery_patterns.tasks.policy import Call, Instead, PolicyError
@@ -43,6 +44,16 @@ def test_other_task_gets_the_arguments_and_its_id_is_the_result() -> None:
     assert Fallback(task="price_from_cache").on_failure(of, ConnectionError()) == Instead({"fallback": "id2"})
     options = {"kwargs": {"item": "book"}, "headers": {"fallback_of": "id1"}}
     assert of.task.sent == [("price_from_cache", options)]
+
+
+def test_other_task_that_cannot_be_sent_leaves_the_tasks_own_failure(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OperationalError("the broker is away")
+
+    of = call(item="book")
+    of.task.app.send_task = refuse
+    assert Fallback(task="price_from_cache").on_failure(of, ConnectionError()) is None
+    assert "the fallback price_from_cache of price[id1] could not be sent" in caplog.text
 
 
 @pytest.mark.parametrize(
