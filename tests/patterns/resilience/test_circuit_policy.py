@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Celery
+from celery.exceptions import TimeLimitExceeded
 
 from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen
 from celery_patterns.resilience.circuit_policy import Circuit
@@ -56,6 +59,37 @@ def test_failing_tasks_open_the_circuit_of_their_key_and_others_are_deferred(clo
     assert 10 <= decision.seconds <= 12.5
     assert decision.reason == "the circuit 'api:t1' is open"
     assert begin(clocked, CIRCUIT, call(task, 4, tenant="t2")) == Admit()
+
+
+def lose(store: ClockedStore, policy: Circuit, of: Call, error: BaseException) -> None:
+    """Let the process of a call end; what its main process knows of it is Celery's request."""
+    request = SimpleNamespace(id=of.id, token=of.token, args=(), kwargs=of.arguments, time_start=store.now_ms / 1000)
+    policy.lost(of.task, request, error)
+
+
+def test_calls_that_hang_until_the_hard_limit_open_the_circuit_and_killed_ones_say_nothing(
+    clocked: ClockedStore, task: Any
+) -> None:
+    for number in (1, 2, 3):
+        assert begin(clocked, CIRCUIT, call(task, number)) == Admit()
+        lose(clocked, CIRCUIT, call(task, number), WorkerLostError())
+    for number in (4, 5):
+        assert begin(clocked, CIRCUIT, call(task, number)) == Admit()
+        lose(clocked, CIRCUIT, call(task, number), TimeLimitExceeded(1))
+    assert isinstance(begin(clocked, CIRCUIT, call(task, 6)), Defer)
+
+
+@pytest.mark.parametrize(("error", "after"), [(TimeLimitExceeded(1), "open"), (WorkerLostError(), "half_open")])
+def test_trial_that_hangs_opens_the_circuit_again_and_a_killed_one_frees_it(
+    clocked: ClockedStore, task: Any, error: BaseException, after: str
+) -> None:
+    breaker = CircuitBreaker(clocked, "api:t1", CIRCUIT.settings)
+    breaker.force_open(10)
+    clocked.advance(10_000)
+    assert begin(clocked, CIRCUIT, call(task, 1)) == Admit()
+    lose(clocked, CIRCUIT, call(task, 1), error)
+    assert breaker.state().state == after
+    assert (begin(clocked, CIRCUIT, call(task, 2)) == Admit()) == (after == "half_open")
 
 
 def test_one_task_is_the_trial_and_closes_it(clocked: ClockedStore, task: Any) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
+from celery.exceptions import TimeLimitExceeded
 from typing_extensions import override
 
 from celery_patterns.resilience import circuit_scripts as scripts
 from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, judge
 from celery_patterns.resilience.classification import DEFAULT_RULES, Rules
+from celery_patterns.store import StoreUnavailable
 from celery_patterns.tasks import options
-from celery_patterns.tasks.keys import check_template, render
+from celery_patterns.tasks.keys import bind_arguments, check_template, render
 from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.policy import (
     Admit,
@@ -26,6 +30,8 @@ from celery_patterns.tasks.policy import (
     Refuse,
     Step,
 )
+
+logger = logging.getLogger(__name__)
 
 FRAGMENT: Final = Fragment(
     "circuit", admit=scripts.ALLOW_CHUNK, undo=scripts.GIVE_BACK_CHUNK, settle=scripts.RECORD_CHUNK
@@ -127,6 +133,25 @@ class Circuit(Policy):
         del outcome
         breaker = CircuitBreaker(patterns_of(call.task.app).store, render(self.circuit, call.arguments), self.settings)
         breaker.read_recorded(reply, trial=call.notes[self.name][1])
+
+    @override
+    def lost(self, task: Any, request: Any, error: BaseException) -> None:
+        """Count a call that hung until the hard time limit; one that was killed otherwise frees its trial.
+
+        The generation in which it was admitted went with its process: in a closed circuit it counts in any case.
+        """
+        arguments = bind_arguments(task, request.args, request.kwargs)
+        call = Call(task=task, id=request.id, token=request.token, arguments=arguments)
+        failed = True if isinstance(error, TimeLimitExceeded) else None
+        seconds = 0.0 if request.time_start is None else time.time() - request.time_start
+        recorded = self.settings.record_arguments(None, failed=failed, seconds=seconds)
+        breaker = CircuitBreaker(patterns_of(task.app).store, render(self.circuit, arguments), self.settings)
+        try:
+            reply = patterns_of(task.app).store.run(scripts.RECORD, [breaker.key], [call.holder, *recorded])
+        except StoreUnavailable as unavailable:
+            logger.warning("a call of the circuit %r is not counted: %s", breaker.name, unavailable)
+            return
+        breaker.read_recorded(reply, trial=False)
 
     @override
     def store_down(self, call: Call, error: Exception) -> Decision:

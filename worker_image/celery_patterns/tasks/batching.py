@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from kombu.exceptions import OperationalError
 from typing_extensions import override
 
 from celery_patterns import protocol
+from celery_patterns.store import StoreError
 from celery_patterns.tasks import batch_scripts as scripts
 from celery_patterns.tasks import keys, options
 from celery_patterns.tasks.context import TaskContext, current_context
@@ -207,7 +209,8 @@ class _Flusher:
             try:
                 self._ask_for_flush(key, request, countdown)
             except OperationalError as error:
-                task.patterns.store.run(scripts.FORGET_PROMISE, self._keys(key), [])
+                with suppress(StoreError):  # this call asks again in any case
+                    task.patterns.store.run(scripts.FORGET_PROMISE, self._keys(key), [])
                 # The call is in the store and will be worked off: it has not failed, and must not say so.
                 raise Reject(f"the broker takes no message for the flush: {error}", requeue=True) from error
         raise Ignore

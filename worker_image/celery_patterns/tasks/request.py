@@ -42,6 +42,11 @@ class PatternRequest(Request):  # type: ignore[misc]
         if self._task.plan.needs_store:
             self._token = self._request_dict[TOKEN] = protocol.new_token()
 
+    @property
+    def token(self) -> str:
+        """The execution's token; empty if no policy of the task needs the store."""
+        return self._token
+
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """The task begins: keep its lease from here."""
         self._child = pid
