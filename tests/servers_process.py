@@ -33,15 +33,20 @@ class ProcessEndedError(RuntimeError):
     """A process that a test waits for has ended: waiting longer is in vain."""
 
 
+PATIENCE = 3
+"""How much slower than the machine on which the tests were written another may be: only a failure takes so long."""
+
+
 def eventually(
     check: Callable[[], T], *, within: float = 10.0, every: float = 0.02, what: str | Callable[[], str] = ""
 ) -> T:
     """Call ``check`` until it returns something true, and return that.
 
-    Raises AssertionError with ``what`` (or the last exception ``check`` raised) after ``within`` seconds, and a
-    ProcessEndedError of ``check`` at once.
+    ``within`` is what it may take in seconds on a machine of today with nothing else to do; a slow or busy one is given
+    ``PATIENCE`` times as long. Raises AssertionError with ``what`` (or the last exception ``check`` raised) after that,
+    and a ProcessEndedError of ``check`` at once.
     """
-    deadline = time.monotonic() + within  # noqa: TID251 - the deadline of a real process is real time
+    deadline = time.monotonic() + PATIENCE * within  # noqa: TID251 - the deadline of a real process is real time
     last: Any = None
     while True:
         try:
@@ -55,7 +60,7 @@ def eventually(
             last = error
         if time.monotonic() >= deadline:  # noqa: TID251 - see above
             said = what() if callable(what) else what
-            raise AssertionError(f"not within {within:g} s: {said or check}; last seen: {last!r}")
+            raise AssertionError(f"not within {PATIENCE} times {within:g} s: {said or check}; last seen: {last!r}")
         time.sleep(every)
 
 

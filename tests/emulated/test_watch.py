@@ -16,6 +16,7 @@ import yaml
 
 from celery_operator.handlers.registry import KINDS
 from celery_operator.handlers.runner import watch
+from servers_process import PATIENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:read_binary is deprecated")  # kmock 0.8 loads its own data so
 
@@ -32,7 +33,7 @@ class Seen(list[tuple[str, str, bool]]):
         self.append((kind, manifest["metadata"]["name"], deleted))
 
     async def until(self, check: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10.0  # noqa: TID251 - a deadline of the test itself
+        deadline = time.monotonic() + PATIENCE * 10.0  # noqa: TID251 - a deadline of the test itself
         while not check():
             assert time.monotonic() < deadline, f"reported so far: {self}"  # noqa: TID251
             await asyncio.sleep(0.01)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_operator.services.ports import Manifest
+from servers_process import PATIENCE
 
 STAND_IN = Path(__file__).parent / "stand_in.py"
 
@@ -16,10 +17,10 @@ STAND_IN = Path(__file__).parent / "stand_in.py"
 async def until(check: Callable[[], Any], *, within: float = 15.0, what: str = "") -> Any:
     """Poll until ``check`` returns something true, and return it; fail after ``within`` seconds."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + within
+    deadline = loop.time() + PATIENCE * within
     while not (answer := check()):
         if loop.time() > deadline:
-            raise AssertionError(f"not within {within:g} s: {what or check}")
+            raise AssertionError(f"not within {PATIENCE} times {within:g} s: {what or check}")
         await asyncio.sleep(0.02)
     return answer
 

@@ -69,7 +69,7 @@ with Connection(sys.argv[1], transport_options=prefix) as connection, connection
     connection.SimpleQueue("q").put("x")
     channel.basic_consume("q", no_ack=False, callback=lambda message: None, consumer_tag="t")
     channel.client.config_set("maxmemory", 1)
-    connection.drain_events(timeout=10)
+    connection.drain_events(timeout=30)
     print(channel.client.llen("q"), channel.client.hlen("unacked"), len(channel.qos.unnoted), flush=True)
     if sys.argv[2] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -109,7 +109,7 @@ def test_message_taken_without_memory_outlives_its_worker(full: RedisServer) -> 
         connection.channel() as channel,
     ):
         channel.qos.restore_visible(interval=1)
-        assert connection.SimpleQueue("q").get(timeout=5).payload == "x"
+        assert connection.SimpleQueue("q").get(timeout=60).payload == "x"
 
 
 @pytest.mark.parametrize(("then", "waiting"), [("free", 1), ("full", 0)])

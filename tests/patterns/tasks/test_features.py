@@ -77,7 +77,7 @@ def test_logs_are_structured_when_asked_for_in_any_place(
 ) -> None:
     with start(*said_in, queues=key) as worker:
         sent = sender.send_task("featured.speak", ["hello"], queue=key)
-        assert sent.get(timeout=30) == "hello"
+        assert sent.get(timeout=60) == "hello"
         (line,) = eventually(lambda: said(worker), what=worker.log)
     assert {name: line[name] for name in ("event", "task", "task_id")} == {
         "event": "said hello",
@@ -90,7 +90,7 @@ def test_logs_stay_celerys_own_when_nothing_is_said_or_the_environment_says_so(
     start: Start, sender: Celery, key: str
 ) -> None:
     with start({"logs": "json"}, env={"CELERY_PATTERNS_LOGS": "off"}, queues=key) as worker:
-        assert sender.send_task("featured.speak", ["hello"], queue=key).get(timeout=30) == "hello"
+        assert sender.send_task("featured.speak", ["hello"], queue=key).get(timeout=60) == "hello"
         eventually(lambda: re.search(r"^\[.*INFO/ForkPoolWorker-1\] said hello$", worker.log(), re.MULTILINE))
 
 

@@ -69,9 +69,9 @@ def test_main_process_that_stands_still_loses_the_key_and_only_one_of_two_runs_c
         with start(queues=f"q{key}", env=lease(LEASE_SECONDS), concurrency=2) as heir:
             wait_start(key, times=2, within=20)
             duplicate = mortal.pay.apply_async([key], queue=f"q{key}")
-            assert duplicate.get(timeout=40) == result.get(timeout=20), heir.log()
+            assert duplicate.get(timeout=40) == result.get(timeout=60), heir.log()
             os.kill(frozen.pid, signal.SIGCONT)
-            later = mortal.pay.apply_async([key], queue=f"q{key}").get(timeout=20)
+            later = mortal.pay.apply_async([key], queue=f"q{key}").get(timeout=60)
     first, second = (entry["fence"] for entry in ledger(key, "start"))
     assert second > first
     assert [entry["fence"] for entry in ledger(key, "finish")] == [first, second], "the first was to end first"
@@ -87,7 +87,7 @@ def test_lock_outlives_a_dead_main_process_by_its_lease(
         killed = time.time()  # noqa: TID251 - compared with what the tasks noted
 
         def runs() -> bool:
-            mortal.report.apply_async([key], queue=f"other{key}").get(timeout=10, propagate=False)
+            mortal.report.apply_async([key], queue=f"other{key}").get(timeout=60, propagate=False)
             return len(ledger(key, "start")) > 1
 
         eventually(runs, every=0.1, within=20, what=heir.log)
@@ -109,7 +109,7 @@ def test_place_in_a_bulkhead_is_free_when_its_child_is_killed(
         eventually(lambda: waits.state == "RETRY", what=worker.log)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(WorkerLostError):
-            victim.get(timeout=20)
+            victim.get(timeout=60)
         assert waits.get(timeout=40) == {"fence": None}, worker.log()
         assert [entry["event"] for entry in ledger(key)] == ["start", "start", "finish"]
 

@@ -28,9 +28,9 @@ def test_every_line_of_a_task_says_where_it_belongs(start_worker: StartWorker, k
     identity = protocol.TaskIdentity(uid=UID, run=2, step="load", index=7, attempt=3)
     with start_worker(queues=key, env={"CELERY_PATTERNS_LOGS": "json"}, loglevel="INFO") as worker:
         plain = (shop.talk.si("first").set(queue=key) | shop.talk.si("second").set(queue=key)).delay()
-        plain.get(timeout=10)
+        plain.get(timeout=60)
         flow = shop.talk.apply_async(["third"], queue=key, headers={protocol.TASK_HEADER: identity.to_header()})
-        flow.get(timeout=10)
+        flow.get(timeout=60)
         lines = eventually(lambda: three(_lines(worker, "said ")))
     first, second, third = lines
     root = plain.parent.id
@@ -65,7 +65,7 @@ def test_no_span_is_lost_when_each_task_ends_its_process(start_worker: StartWork
         results = [shop.talk.apply_async([str(number)], queue=key) for number in range(6)]
         ids = {result.id for result in results}
         for result in results:
-            result.get(timeout=20)
+            result.get(timeout=60)
 
         def seen() -> bool:
             text = spans.read_text() if spans.exists() else ""
@@ -99,7 +99,7 @@ def test_a_task_that_runs_and_one_that_waits_for_it_say_so(wait_start: WaitStart
     waiting = explain(second.id, shop.app)
     assert waiting.deferrals == 1
     assert any(f"is held by task {first.id}" in sentence for sentence in waiting.sentences), waiting.sentences
-    assert first.get(timeout=10) == second.get(timeout=10)
+    assert first.get(timeout=60) == second.get(timeout=60)
     done = explain(second.id, shop.app)
     assert (done.where, done.state) == ("done", "SUCCESS")
     assert json.loads(json.dumps(done.to_json()))["task_id"] == second.id

@@ -28,9 +28,9 @@ def test_a_second_call_is_dropped_while_the_first_runs(wait_start: WaitStart, ke
     first = shop.report.delay(key, 0.6)
     wait_start(key)
     with pytest.raises(TaskRevokedError, match=f"task {first.id} with the same key runs"):
-        shop.report.delay(key).get(timeout=10)
-    assert first.get(timeout=10) == key
-    assert shop.report.delay(key).get(timeout=10) == key
+        shop.report.delay(key).get(timeout=60)
+    assert first.get(timeout=60) == key
+    assert shop.report.delay(key).get(timeout=60) == key
 
 
 def test_what_waits_or_runs_keeps_others_out_at_publish(wait_start: WaitStart, key: str) -> None:
@@ -40,14 +40,14 @@ def test_what_waits_or_runs_keeps_others_out_at_publish(wait_start: WaitStart, k
     wait_start(key)
     with pytest.raises(DuplicateCall, match=first.id):
         shop.report_once.delay(key)
-    assert first.get(timeout=10) == key
-    assert eventually(lambda: shop.report_once.delay(key)).get(timeout=10) == key
+    assert first.get(timeout=60) == key
+    assert eventually(lambda: shop.report_once.delay(key)).get(timeout=60) == key
 
 
 def test_return_existing_gives_the_first_ones_handle(ledger: Ledger, key: str) -> None:
     results = [shop.report_shared.delay(key, 0.3) for _ in range(5)]
     assert len({result.id for result in results}) == 1
-    assert results[-1].get(timeout=10) == key
+    assert results[-1].get(timeout=60) == key
     assert len(ledger(key, "start")) == 1
 
 
@@ -66,7 +66,7 @@ def test_a_duplicate_that_a_canvas_waits_for_ends_instead_of_returning_another(
         "with a callback": duplicate.set(link=[shop.bare.s()]).apply_async,
     }[canvas]()
     with pytest.raises(TaskRevokedError):
-        result.get(timeout=20)
+        result.get(timeout=60)
 
 
 def test_a_key_is_made_of_the_arguments_also_where_they_are_stored_apart(
@@ -75,7 +75,7 @@ def test_a_key_is_made_of_the_arguments_also_where_they_are_stored_apart(
     """The publisher and the worker must see the same key, or its mark would stay when the task has ended."""
     for _ in range(2):
         sent = shop.report_long.apply_async([key * 200], queue=blob_worker)
-        assert sent.get(timeout=10) == 200 * len(key)
+        assert sent.get(timeout=60) == 200 * len(key)
     assert list(blobs.rglob("*"))
 
 
@@ -86,8 +86,8 @@ def test_coalesce_lets_one_run_and_one_wait(ledger: Ledger, wait_start: WaitStar
     second = shop.refresh.delay(key)
     eventually(lambda: second.state == "RETRY", what="the second waits")
     with pytest.raises(TaskRevokedError):
-        shop.refresh.delay(key).get(timeout=10)
-    assert first.get(timeout=10) == second.get(timeout=10) == key
+        shop.refresh.delay(key).get(timeout=60)
+    assert first.get(timeout=60) == second.get(timeout=60) == key
     entries = [entry["event"] for entry in ledger(key)]
     assert entries == ["start", "finish", "start", "finish"]
 
@@ -95,7 +95,7 @@ def test_coalesce_lets_one_run_and_one_wait(ledger: Ledger, wait_start: WaitStar
 def test_a_message_that_the_broker_refuses_keeps_nobody_out(key: str) -> None:
     with pytest.raises(TypeError):
         shop.report_once.apply_async([key], serializer="json", headers={"unserializable": object()})
-    assert shop.report_once.delay(key).get(timeout=10) == key
+    assert shop.report_once.delay(key).get(timeout=60) == key
 
 
 @pytest.mark.one_redis
@@ -107,7 +107,7 @@ def test_a_lock_is_free_once_its_child_is_killed(
         victim = shop.report.apply_async([key, 1.0], queue=f"q{key}")
         os.kill(wait_start(key)["pid"], signal.SIGKILL)
         wait_start(key, times=2)
-        assert victim.get(timeout=20) == key, worker.log()
+        assert victim.get(timeout=60) == key, worker.log()
     first, second = ledger(key, "start")
     assert second["at"] - first["at"] < 20
     assert second["fence"] > first["fence"]
@@ -123,13 +123,14 @@ def test_a_lock_of_a_killed_worker_ends_with_its_lease(
         first.kill()
         killed = time.monotonic()  # noqa: TID251 - real time of a real lease
     with start_worker(queues=f"other{key}") as second:
+        due = max(killed + shop.LEASE_SECONDS, time.monotonic())  # noqa: TID251
 
         def free() -> bool:
-            answer = shop.report.apply_async([key], queue=f"other{key}").get(timeout=10, propagate=False)
+            answer = shop.report.apply_async([key], queue=f"other{key}").get(timeout=60, propagate=False)
             return bool(answer == key)
 
         eventually(free, every=0.1, within=10, what=second.log)
-    assert time.monotonic() - killed < shop.LEASE_SECONDS + 5  # noqa: TID251 - the rest is the second worker's start
+    assert time.monotonic() - due < 5  # noqa: TID251 - a call and its answer; not the thirty seconds of its work
 
 
 @pytest.mark.one_redis
@@ -137,12 +138,12 @@ def test_the_lock_is_kept_while_the_lease_is_renewed(wait_start: WaitStart, key:
     first = shop.report.delay(key, 2.5 * shop.LEASE_SECONDS)
     wait_start(key)
     while not first.ready():
-        answer = shop.report.delay(key).get(timeout=10, propagate=False)
+        answer = shop.report.delay(key).get(timeout=60, propagate=False)
         assert isinstance(answer, TaskRevokedError) or first.ready()
         time.sleep(0.1)
-    assert first.get(timeout=5) == key
+    assert first.get(timeout=60) == key
 
 
 def test_a_retry_by_hand_gives_the_lock_back_first(ledger: Ledger, key: str) -> None:
-    assert shop.retry_by_hand.delay(key).get(timeout=15) == 3
+    assert shop.retry_by_hand.delay(key).get(timeout=60) == 3
     assert len(ledger(key, "start")) == 3

@@ -80,8 +80,8 @@ def test_while_the_store_is_away_tasks_wait_or_run_as_their_policies_say(
             away.stop()
             open_one = shop.call_rarely.apply_async([key], queue=key)
             waiting = shop.charge.apply_async([key], queue=key)
-            assert open_one.get(timeout=20) == key
+            assert open_one.get(timeout=60) == key
             assert ledger(key, "start") == []
             away.start()
-            assert waiting.get(timeout=30) == {"order": key, "paid": True}, worker.log()
+            assert waiting.get(timeout=60) == {"order": key, "paid": True}, worker.log()
             assert len(ledger(key, "start")) == 1

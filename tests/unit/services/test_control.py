@@ -15,6 +15,7 @@ from celery_operator.domain.errors import ClusterError, Gone
 from celery_operator.services import control
 from celery_operator.services.control import Controller
 from celery_operator.services.ports import Manifest, ObjectKey
+from servers_process import PATIENCE
 
 POOL = "CeleryWorkerPool"
 
@@ -49,7 +50,7 @@ def pool(name: str = "p", generation: int = 1, uid: str = "u") -> dict[str, Any]
 
 
 async def until(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5.0  # noqa: TID251 - a deadline of the test itself
+    deadline = time.monotonic() + PATIENCE * 5.0  # noqa: TID251 - a deadline of the test itself
     while not check():
         assert time.monotonic() < deadline  # noqa: TID251
         await asyncio.sleep(0.002)

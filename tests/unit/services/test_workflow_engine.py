@@ -19,6 +19,7 @@ from celery_operator.services.ports import Manifest, ObjectKey
 from celery_operator.services.workflows.engine import WorkflowEngine
 from fakes.cluster import FakeCluster
 from fakes.workers import SimulatedWorkers
+from servers_process import PATIENCE
 
 APP = {"connection": {"broker": {"url": "redis://r/0"}, "resultBackend": {"url": "redis://r/1"}}}
 KEY = ObjectKey("default", "w")
@@ -80,9 +81,9 @@ class World:
         return (found[0]["status"], found[0]["reason"]) if found else ("absent", "")
 
     async def until(self, check: Callable[[], bool], within: float = 5.0) -> None:
-        deadline = time.monotonic() + within  # noqa: TID251 - a deadline of the test itself
+        deadline = time.monotonic() + PATIENCE * within  # noqa: TID251 - a deadline of the test itself
         while not check():
-            assert time.monotonic() < deadline, f"not within {within} s; status {self.status}"  # noqa: TID251
+            assert time.monotonic() < deadline, f"not within {PATIENCE} times {within} s; status {self.status}"  # noqa: TID251
             await asyncio.sleep(0.005)
 
     async def ended(self, within: float = 5.0) -> tuple[str, str]:
