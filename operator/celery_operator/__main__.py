@@ -32,6 +32,7 @@ from celery_operator.handlers.runner import watch
 from celery_operator.services.apps import AppReconciler, AppResolver
 from celery_operator.services.control import Controller
 from celery_operator.services.fence import FencedCluster
+from celery_operator.services.guarded import GuardedQueues
 from celery_operator.services.pools import PoolReconciler
 from celery_operator.services.ports import ObjectKey
 from celery_operator.services.workflows.engine import WorkflowEngine
@@ -99,6 +100,7 @@ async def lead(
     )
     stack.push_async_callback(connections.close_all)
     stack.push_async_callback(agents.close)
+    guarded = GuardedQueues()
     workflows = WorkflowEngine(
         cluster=cluster,
         connections=connections,
@@ -106,6 +108,7 @@ async def lead(
         clock=clock,
         reached=ending_at(settings.failpoint, settings.failpoint_hits),
         metrics=metrics,
+        guarded=guarded,
     )
     stack.push_async_callback(workflows.close)
     pools = PoolReconciler(
@@ -116,6 +119,7 @@ async def lead(
         clock=clock,
         worker_image=settings.worker_image,
         metrics=metrics,
+        guarded=guarded,
     )
     app_status = AppReconciler(cluster=cluster, connections=connections, apps=apps, clock=clock)
     controller = Controller(

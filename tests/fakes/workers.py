@@ -36,6 +36,8 @@ class SimulatedWorkers:
         self.sendable = asyncio.Event()
         """Cleared: messages are on their way to the broker, for as long as the test likes."""
         self.sendable.set()
+        self.defect: Exception | None = None
+        """Raised when something is published: no error of a broker, but one nobody has thought of."""
         self.reads = 0
         self._channels: list[asyncio.Queue[tuple[Announcement, ...]]] = []
 
@@ -58,6 +60,8 @@ class SimulatedWorkers:
         if self.broker_error is not None:
             raise self.broker_error
         await self.sendable.wait()
+        if self.defect is not None:
+            raise self.defect
         self.queue.extend(messages)
         if not self.paused:
             self.run_all()

@@ -91,6 +91,8 @@ class Reason(StrEnum):
     """Stalled=True on workflows: tasks left their queue, and nobody tells that they run; see ``lostAfterSeconds``."""
     STORE_UNREACHABLE = "StoreUnreachable"
     """Stalled=True on workflows: broker or result backend cannot be reached; the run goes on when they can."""
+    OPERATOR_DEFECT = "OperatorDefect"
+    """Stalled=True on workflows: the operator failed over it, and tries again; its log has the traceback."""
     # ScalingActive, ScalingLimited
     FOLLOWING_DEMAND = "FollowingDemand"
     """ScalingActive=True."""

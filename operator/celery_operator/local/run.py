@@ -31,6 +31,7 @@ from celery_operator.local.outcome import Outcome, condition, outcome_of, stalle
 from celery_operator.local.redis import embedded_redis
 from celery_operator.services.apps import AppReconciler, AppResolver
 from celery_operator.services.control import Controller, Reconciler
+from celery_operator.services.guarded import GuardedQueues
 from celery_operator.services.pools import PoolReconciler
 from celery_operator.services.ports import Manifest, ObjectKey
 from celery_operator.services.workflows.engine import WorkflowEngine
@@ -198,10 +199,17 @@ async def local_run(
         stack.push_async_callback(cluster.close, CLOSE_SECONDS)
         await cluster.__aenter__()
         apps = AppResolver(cluster)
-        engine = WorkflowEngine(cluster=cluster, connections=connections, apps=apps, clock=clock)
+        guarded = GuardedQueues()
+        engine = WorkflowEngine(cluster=cluster, connections=connections, apps=apps, clock=clock, guarded=guarded)
         stack.push_async_callback(_closed, engine.close, "workflows")
         pools = PoolReconciler(
-            cluster=cluster, connections=connections, agents=agents, apps=apps, clock=clock, worker_image="local"
+            cluster=cluster,
+            connections=connections,
+            agents=agents,
+            apps=apps,
+            clock=clock,
+            worker_image="local",
+            guarded=guarded,
         )
         app_reconciler = AppReconciler(cluster=cluster, connections=connections, apps=apps, clock=clock)
         reconcilers: dict[str, Reconciler] = {"CeleryApp": app_reconciler, "CeleryWorkerPool": pools}

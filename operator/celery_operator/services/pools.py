@@ -40,6 +40,7 @@ from celery_operator.domain.pools.observation import (
 from celery_operator.domain.pools.plan import SOON, Plan, plan_pool
 from celery_operator.domain.pools.report import Subject, Verdict, differs_only_in_counts, pool_status
 from celery_operator.services.apps import AppResolver, without_url
+from celery_operator.services.guarded import GuardedQueues
 from celery_operator.services.pool_acceptance import AcceptedPool, PoolAcceptance, PoolLook, is_ours
 from celery_operator.services.ports import (
     Clock,
@@ -74,6 +75,8 @@ class PoolReconciler:
         apps: Follows the pool's reference to its application.
         clock: Time.
         worker_image: Image of pools that name none themselves nor in their application.
+        metrics: What pools are meant to have is told there.
+        guarded: The queues of pools whose workers guard attempts are noted there, for the workflows.
     """
 
     def __init__(
@@ -86,8 +89,10 @@ class PoolReconciler:
         clock: Clock,
         worker_image: str,
         metrics: Metrics | None = None,
+        guarded: GuardedQueues | None = None,
     ) -> None:
         self._metrics = metrics or NoMetrics()
+        self._guarded = guarded or GuardedQueues()
         self._cluster = cluster
         self._connections = connections
         self._agents = agents
@@ -117,6 +122,10 @@ class PoolReconciler:
         except SpecError as refused:
             error = refused
         accepted = look.kept.accepted if is_ours(deployment, look) and not look.foreign else None
+        if accepted is not None and has_agent(accepted.spec):
+            self._guarded.note(look.key, accepted.app.broker_url, (queue.name for queue in accepted.spec.queues))
+        else:
+            self._guarded.forget(look.key)
         observed = await self._observe(look, deployment, accepted)
         if accepted is None:
             status = self._report(look, None, observed, None, Verdict(error))
@@ -143,6 +152,7 @@ class PoolReconciler:
         self._acceptance.forget(key)
         self._status.forget(key)
         self._metrics.forget_pool(key)
+        self._guarded.forget(key)
 
     # ------------------------------------------------------------------------------------------------------- observe
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery_operator.services.apps import AppResolver
+from celery_operator.services.guarded import GuardedQueues
 from celery_operator.services.pools import PoolReconciler
 from celery_operator.services.ports import ObjectKey
 from fakes.agents import FakeAgents
@@ -28,6 +29,7 @@ class Stage:
         self.broker = self.connections.broker(BROKER_URL)
         self.agents = FakeAgents()
         self.clock = FakeClock()
+        self.guarded = GuardedQueues()
         self.kubernetes = FakeKubernetes(self.cluster, self.agents, "etl-worker")
         self.reconciler = self.restarted()
 
@@ -39,6 +41,7 @@ class Stage:
             apps=AppResolver(self.cluster),
             clock=self.clock,
             worker_image="bundled",
+            guarded=self.guarded,
         )
 
     async def reconcile(self) -> float:

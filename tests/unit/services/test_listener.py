@@ -11,7 +11,7 @@ from celery_operator.adapters.clock import SystemClock
 from celery_operator.domain.messages import Claim, TaskResult
 from celery_operator.domain.workflows.plan import Outcome
 from celery_operator.services.workflows import listeners as module
-from celery_operator.services.workflows.listener import Use
+from celery_operator.services.workflows.listener import SETTLED_AFTER, BackendListener, Use
 from celery_operator.services.workflows.listeners import FORGET_SECONDS, LINGER_SECONDS, Leave, Listeners, decide
 from celery_patterns.protocol import Announcement
 from fakes.clock import FakeClock
@@ -164,6 +164,23 @@ async def test_a_run_that_comes_late_makes_it_listen_again_and_what_was_heard_is
     await _settle()
     assert late.looks == 1
     await listeners.close()
+
+
+async def test_a_connection_that_had_to_be_made_again_is_the_sign_that_the_backend_was_away() -> None:
+    backend, clock = Backend(), FakeClock()
+    listener = BackendListener(backend, clock)
+    listener.answered()
+    clock.advance(SETTLED_AFTER.total_seconds())
+    settled = [listener.settled]
+    listener.add("one", Run())
+    await _until(backend, listening=1)
+    await _settle()
+    settled.append(listener.settled)
+    listener.answered()
+    clock.advance(SETTLED_AFTER.total_seconds())
+    settled.append(listener.settled)
+    await listener.close()
+    assert settled == [True, False, True]
 
 
 async def test_one_that_no_workflow_uses_any_more_is_forgotten() -> None:

@@ -7,9 +7,11 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.domain.errors import BrokerError, ResultBackendError
@@ -17,6 +19,7 @@ from celery_operator.domain.messages import Claim
 from celery_operator.services.apps import AppResolver
 from celery_operator.services.ports import Manifest, ObjectKey
 from celery_operator.services.workflows.engine import WorkflowEngine
+from celery_operator.services.workflows.listener import SETTLED_AFTER
 from fakes.cluster import FakeCluster
 from fakes.workers import SimulatedWorkers
 from servers_process import PATIENCE
@@ -46,12 +49,23 @@ def workflow(**spec: Any) -> Manifest:
     }
 
 
+class HurriedClock(SystemClock):
+    """Real time that can be told to go ahead."""
+
+    ahead = timedelta()
+
+    @override
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
 class World:
     """A cluster, workers, and an engine that can be replaced by its successor."""
 
     def __init__(self, workers: SimulatedWorkers) -> None:
         self.cluster = FakeCluster()
         self.workers = workers
+        self.clock = HurriedClock()
         self.engine = self.new_engine()
 
     def new_engine(self) -> WorkflowEngine:
@@ -59,7 +73,7 @@ class World:
             cluster=self.cluster,
             connections=self.workers,
             apps=AppResolver(self.cluster),
-            clock=SystemClock(),
+            clock=self.clock,
         )
 
     def apply(self, manifest: Manifest) -> None:
@@ -257,6 +271,38 @@ async def test_a_backend_that_is_down_is_told_and_outlasted() -> None:
         assert await it.ended(within=8.0) == ("True", "Completed")
 
 
+async def test_a_backend_that_stays_away_does_not_keep_a_run_beyond_its_deadline() -> None:
+    """All tasks have succeeded, which was announced; only what they returned cannot be read for the outputs."""
+    async with world(add=lambda x, y: "x" * (x + y)) as it:
+        it.workers.paused = True
+        it.apply(workflow(**{**CHAIN, "chain": [task("add", 10_000, 0)], "runPolicy": {"activeDeadlineSeconds": 60}}))
+        await it.until(lambda: len(it.workers.queue) == 1)
+        it.workers.backend_error = ResultBackendError("cannot reach redis://r/1: refused")
+        it.workers.run_all()
+        await it.until(lambda: it.condition("Stalled") == ("True", "StoreUnreachable"))
+        assert it.condition("ResultBackendReachable") == ("False", "ConnectionFailed")
+        it.clock.ahead += timedelta(seconds=61)
+        assert await it.ended() == ("True", "Completed")
+        assert it.status["message"] == (
+            "1 tasks succeeded; output 'result': cannot be read: activeDeadlineSeconds passed before the result "
+            "backend answered: cannot reach redis://r/1: refused"
+        )
+        assert not it.status.get("outputs")
+
+
+async def test_a_defect_of_the_operator_is_told_and_the_run_goes_on_once_it_is_gone() -> None:
+    async with world(add=add) as it:
+        it.workers.sendable.clear()
+        it.workers.defect = ZeroDivisionError("password s3cret")
+        it.apply(workflow(**CHAIN))
+        it.workers.sendable.set()
+        await it.until(lambda: it.condition("Stalled") == ("True", "OperatorDefect"))
+        assert it.status["message"].startswith("ZeroDivisionError: a defect of the operator, which tries again")
+        it.workers.defect = None
+        assert await it.ended(within=8.0) == ("True", "Completed")
+        assert it.condition("Stalled") == ("False", "MakingProgress")
+
+
 async def test_messages_that_the_broker_lost_are_published_again() -> None:
     async with world(add=add) as it:
         it.workers.paused = True
@@ -350,7 +396,11 @@ async def test_a_task_is_not_lost_before_the_lease_of_its_message_is_over(recove
         dead = it.workers.queue.pop().identity.task_id
         it.workers.claimed[dead] = Claim("running", lease_over=True, seconds_since_lease=100.0)
         await it.restart()
-        await it.until(lambda: it.status["tasks"]["running"] == 1 or it.status["steps"][0]["state"] == "Failed")
+        await it.until(lambda: it.status["tasks"]["running"] == 1)
+        it.clock.ahead += SETTLED_AFTER
+        looked = it.workers.reads
+        await it.until(lambda: it.workers.reads > looked)
+        await it.until(lambda: it.status["steps"][0]["state"] == state)
         assert it.status["steps"][0]["state"] == state
 
 

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 from celery_operator.api.conditions import Reason
 from celery_operator.api.workflow import CeleryWorkflow
+from celery_operator.domain.errors import ResultBackendError
 from celery_operator.domain.messages import Claim, Resumption, TaskResult
 from celery_operator.domain.workflows.compile import compile_workflow
 from celery_operator.domain.workflows.lookups import outstanding
+from celery_operator.domain.workflows.report import Stall
 from celery_operator.domain.workflows.state import CODES, Code, RunState, StepState, initial_state
-from celery_operator.services.workflows.listener import BackendListener
+from celery_operator.services.workflows.listener import SETTLED_AFTER, BackendListener
 from celery_operator.services.workflows.rounds import Rounds
 from celery_operator.services.workflows.sweep import SLICE
 from celery_operator.services.workflows.unseen import UNSEEN_AFTER
@@ -36,8 +38,15 @@ class Stage:
         self.backend, self.broker = FakeResultBackend(), FakeBroker()
         self.tasks = list(outstanding(self.graph, self.state, uid=UID))
         self.backend.claimed = {task.task_id: Claim("running") for task in self.tasks[:SLICE]}
-        listener = BackendListener(self.backend, FakeClock())
-        self.rounds = Rounds(uid=UID, graph=self.graph, broker=self.broker, listener=listener)
+        self.clock = FakeClock()
+        self.pooled: set[str] = set()
+        self.rounds = Rounds(
+            uid=UID,
+            graph=self.graph,
+            broker=self.broker,
+            listener=BackendListener(self.backend, self.clock),
+            guards=self.pooled.__contains__,
+        )
 
     @staticmethod
     def _published(state: RunState) -> RunState:
@@ -111,6 +120,52 @@ async def test_tasks_that_left_their_queue_unseen_are_told_of_where_no_agent_was
     assert found.stall is not None
     assert found.stall.reason == Reason.TASKS_OUT_OF_SIGHT
     assert found.stall.message.startswith("1 tasks have left celery, and no worker with the agent has begun them")
+
+
+async def test_what_was_lost_before_any_worker_was_there_is_published_again_where_a_pool_guards_attempts() -> None:
+    """A pool at zero, and a broker that was flushed: nobody would ever announce anything, and so wait for ever."""
+    stage = Stage()
+    stage.backend.claimed = {}
+    stage.pooled.add("celery")
+    alone = replace(stage.state.steps["wide"], items=bytes([Code.PUBLISHED]), counts=_one(Code.PUBLISHED))
+    state = replace(stage.state, steps={"wide": alone})
+    first = await stage.rounds.look(state, now=NOW, quiet=False)
+    second = await stage.rounds.look(state, now=NOW + UNSEEN_AFTER, quiet=False)
+    assert [len(found.gone) for found in (first, second)] == [0, 1]
+    assert second.stall is None
+
+
+async def test_a_backend_that_does_not_answer_is_told_of_also_while_no_task_is_out() -> None:
+    stage = Stage()
+    state = initial_state(stage.graph, now=NOW)
+    assert (await stage.rounds.look(state, now=NOW, quiet=False)).backend.reachable
+    stage.backend.error = ResultBackendError("cannot reach redis://r/1: refused")
+    found = await stage.rounds.look(state, now=NOW, quiet=False)
+    assert (found.backend.reachable, found.stall) == (False, Stall.store(stage.backend.error))
+
+
+async def test_nobody_is_taken_for_dead_before_a_backend_that_was_away_can_know_who_lives() -> None:
+    """Whoever could not renew in time looks dead: each round below sees the same lease, which was over long ago."""
+    stage = Stage()
+    silent = stage.tasks[0].task_id
+    stage.backend.claimed[silent] = Claim("running", worker="w", lease_over=True, seconds_since_lease=100.0)
+
+    async def told() -> str:
+        found = await stage.rounds.look(stage.state, now=stage.clock.now(), quiet=False)
+        while not stage.rounds.begins:
+            await stage.rounds.look(stage.state, now=stage.clock.now(), quiet=False)
+        return next((each.state for each in found.outcomes if each.index == 0), "unknown")
+
+    assert await told() == "started", "asked for the first time"
+    stage.clock.advance(SETTLED_AFTER.total_seconds() - 1)
+    stage.backend.error = ResultBackendError("cannot reach redis://r/1: refused")
+    assert await told() == "unknown"
+    stage.backend.error = None
+    assert await told() == "started"
+    stage.clock.advance(SETTLED_AFTER.total_seconds() - 1)
+    assert await told() == "started", "it was away meanwhile"
+    stage.clock.advance(1)
+    assert await told() == "lost"
 
 
 def _one(code: Code) -> tuple[int, ...]:

@@ -63,6 +63,12 @@ class Stall:
         return cls(Reason.STORE_UNREACHABLE, f"{error.message}; the run goes on when it answers")
 
     @classmethod
+    def defect(cls, error: Exception) -> Stall:
+        """Something happened in the operator that it was not written for."""
+        name = type(error).__name__
+        return cls(Reason.OPERATOR_DEFECT, f"{name}: a defect of the operator, which tries again; its log says more")
+
+    @classmethod
     def no_workers(cls, queues: list[str]) -> Stall:
         """Tasks wait in queues that nobody consumes."""
         return cls(
@@ -131,6 +137,14 @@ def report(
     if graph is not None and state is not None:
         status = _with_run(status, graph, state, finish, now=now, uid=uid)
     return bounded(status)
+
+
+def stalled(previous: WorkflowStatus | None, stall: Stall, *, generation: int, now: datetime) -> WorkflowStatus:
+    """Return the status that was written, with nothing changed but that there is no progress, and why."""
+    before = previous or WorkflowStatus(phase="Pending")
+    claims = [_stalled(None, stall)]
+    conditions = set_conditions(before.conditions, claims, generation=generation, now=now)
+    return before.model_copy(update={"conditions": conditions, "message": _message(None, None, stall)})
 
 
 def _with_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,14 +13,15 @@ from pydantic import ValidationError
 
 from celery_operator.api.validation import InvalidResource, validate_hidden
 from celery_operator.api.workflow import CeleryWorkflow, WorkflowStatus
-from celery_operator.domain.errors import DependencyError, Gone, SpecError
+from celery_operator.domain.errors import ClusterError, DependencyError, Gone, SpecError
 from celery_operator.domain.workflows.compile import compile_workflow
 from celery_operator.domain.workflows.graph import Graph
 from celery_operator.domain.workflows.lost import default_lost_after
-from celery_operator.domain.workflows.report import report
+from celery_operator.domain.workflows.report import Stall, report, stalled
 from celery_operator.domain.workflows.state import RunState, initial_state
 from celery_operator.services.apps import AppResolver
 from celery_operator.services.failpoints import Reached, never
+from celery_operator.services.guarded import GuardedQueues
 from celery_operator.services.ports import (
     Clock,
     Cluster,
@@ -67,6 +69,7 @@ class WorkflowEngine:
         clock: Clock,
         reached: Reached = never,
         metrics: Metrics | None = None,
+        guarded: GuardedQueues | None = None,
     ) -> None:
         self._metrics = metrics or NoMetrics()
         self._cluster = cluster
@@ -75,6 +78,7 @@ class WorkflowEngine:
         self._pace = Pace()
         self._clock = clock
         self._reached = reached
+        self._guarded = guarded or GuardedQueues()
         self._known: dict[ObjectKey, _Known] = {}
         self._ended: dict[ObjectKey, str] = {}
         """The uid of each workflow whose run is over. An event from before its end may come after it."""
@@ -161,8 +165,9 @@ class WorkflowEngine:
                 break
             except DependencyError as error:
                 log.warning("workflow postponed", workflow=str(key), why=error.message)
-            except Exception:
+            except Exception as error:
                 log.exception("workflow stopped: this is a defect of the operator", workflow=str(key))
+                await self._tell_defect(known, writer, error)
             known.run = None
             await asyncio.sleep(retry.total_seconds())
             retry = min(retry * 2, LONGEST_RETRY)
@@ -172,6 +177,11 @@ class WorkflowEngine:
         if self._known.get(key) is known:
             del self._known[key]
             self._ended[key] = known.uid
+
+    async def _tell_defect(self, known: _Known, writer: StatusWriter, error: Exception) -> None:
+        status = stalled(writer.written, Stall.defect(error), generation=known.generation, now=self._clock.now())
+        with contextlib.suppress(ClusterError):  # then only the log says it, until the next try
+            await writer.write(status)
 
     async def _observe_again(self, key: ObjectKey, known: _Known) -> None:
         """Look at what was written meanwhile, by ourselves above all: the next try goes on from there."""
@@ -217,6 +227,7 @@ class WorkflowEngine:
                 metrics=self._metrics,
                 pace=self._pace,
                 lost_after=default_lost_after(app),
+                guards=functools.partial(self._guarded.serves, app.broker_url),
             ),
         )
 

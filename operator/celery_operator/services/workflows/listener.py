@@ -6,12 +6,25 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from celery_operator.domain.workflows.plan import Outcome, OutcomeState
 from celery_operator.services.ports import Clock, ResultBackend
-from celery_patterns.protocol import FAILURE, REJECTED, RETRY, REVOKED, STARTED, SUCCESS, Announcement
+from celery_patterns.protocol import (
+    CLAIM_LEASE_SECONDS,
+    FAILURE,
+    REJECTED,
+    RETRY,
+    REVOKED,
+    STARTED,
+    SUCCESS,
+    Announcement,
+)
+
+SETTLED_AFTER = timedelta(seconds=CLAIM_LEASE_SECONDS / 2)
+"""A result backend that was away knows old leases only, of workers that live: each renews its own within a third of the
+lease once it is back. Nobody is taken for dead before that time is over."""
 
 TIME_LIMIT_EXCEPTIONS = frozenset({"TimeLimitExceeded", "SoftTimeLimitExceeded"})
 """Exception types by which Celery tells that a task's time was over."""
@@ -93,11 +106,27 @@ class BackendListener:
         self.backend = backend
         self.heard_agents = False
         """True once any worker has announced anything here: its agents guard attempts, so publishing again is safe."""
+        self._answers_since: datetime | None = None
+        """None: it does not answer, or nobody has asked it."""
         self._clock = clock
         self._runs: dict[str, Listening] = {}
         self._task: asyncio.Task[None] | None = None
         self._left = left
         self._left_at = clock.monotonic()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the backend has answered for so long that every living worker has renewed its claims there."""
+        since = self._answers_since
+        return since is not None and self._clock.now() - since >= SETTLED_AFTER
+
+    def answered(self) -> None:
+        """Take note that the backend answers."""
+        self._answers_since = self._answers_since or self._clock.now()
+
+    def failed(self) -> None:
+        """Take note that the backend does not answer."""
+        self._answers_since = None
 
     @property
     def use(self) -> Use:
@@ -132,6 +161,7 @@ class BackendListener:
     async def _listen(self) -> None:
         async for batch in self.backend.announcements():
             if not batch:
+                self._answers_since = self._clock.now()  # whether for the first time or again is not known
                 for run in tuple(self._runs.values()):
                     run.look_again()
                 continue

@@ -43,6 +43,7 @@ class Rounds:
         broker: Says how much waits in a queue.
         listener: Of the result backend that knows results and claims.
         lost_after: Seconds after which a task counts as lost that does not say so itself.
+        guards: Whether a pool serves a queue whose workers guard attempts, even if none has been heard of yet.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Rounds:
         broker: Broker,
         listener: BackendListener,
         lost_after: int = LOST_AFTER_SECONDS,
+        guards: Callable[[str], bool] = lambda _queue: False,
     ) -> None:
         self._uid = uid
         self._graph = graph
         self._broker = broker
         self._listener = listener
         self._lost_after = lost_after
+        self._guards = guards
         self._unseen = Unseen()
         self._position: tuple[str, int] | None = None
 
@@ -81,10 +84,14 @@ class Rounds:
         tasks = list(outstanding(self._graph, state, uid=self._uid, limit=SLICE, after=after, lost_after=lost_after))
         self._position = (tasks[-1].step, tasks[-1].index) if len(tasks) == SLICE else None
         try:
-            swept = await sweep(self._listener.backend, tasks, now=now)
+            if not tasks:
+                await self._listener.backend.check()
+            swept = await sweep(self._listener.backend, tasks, now=now, settled=self._listener.settled)
         except ResultBackendError as error:
+            self._listener.failed()
             self._unseen.keep(tasks)
             return Round(backend=Reachability.down(error), stall=Stall.store(error))
+        self._listener.answered()
         if swept.seen_claims:
             self._listener.heard_agents = True
         all_wait = len(swept.never_begun) == sum(step.active for step in state.steps.values())
@@ -111,18 +118,19 @@ class Rounds:
             self._unseen.keep(never_begun)
             down = Reachability.down(error)
             return Round(backend=up, broker=down, outcomes=outcomes, stall=Stall.store(error), more=more)
-        guarded = self._listener.heard_agents
+        guarded = {queue for queue in waiting if self._listener.heard_agents or self._guards(queue)}
         gone = self._unseen.gone(never_begun, queues=queues, waiting=waiting, now=now, guarded=guarded)
+        again = tuple(task for task in gone if queues[task.task_id] in guarded)
+        silent = [task for task in gone if queues[task.task_id] not in guarded]
         starved = sorted({queue for queue in queues.values() if waiting[queue]})
         stall = Stall.no_workers(starved) if starved and starving else None
-        if gone and not guarded:
-            stall = Stall.out_of_sight(len(gone), sorted({queues[task.task_id] for task in gone}))
+        if silent:
+            stall = Stall.out_of_sight(len(silent), sorted({queues[task.task_id] for task in silent}))
         return Round(
             backend=up,
             broker=up,
             outcomes=outcomes,
-            # Without agents a task might run twice: it is not known whether a worker has begun it.
-            gone=tuple(gone) if guarded else (),
+            gone=again,  # without agents a task might run twice: it is not known whether a worker has begun it
             stall=stall,
             more=more,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ import structlog
 from celery_operator.api.workflow import CeleryWorkflow, Checkpoint, WorkflowStatus
 from celery_operator.domain.conditions import rfc3339
 from celery_operator.domain.errors import BrokerError, ClusterError, DependencyError, Gone, ResultBackendError
-from celery_operator.domain.messages import TaskMessage, TaskResult
+from celery_operator.domain.messages import TaskMessage
 from celery_operator.domain.workflows.advance import advance
 from celery_operator.domain.workflows.again import publish_again
 from celery_operator.domain.workflows.graph import Call, Graph
@@ -24,12 +24,14 @@ from celery_operator.domain.workflows.report import Reachability, Stall, report
 from celery_operator.domain.workflows.state import Code, RunState
 from celery_operator.services.failpoints import Failpoint, Reached
 from celery_operator.services.ports import Broker, Clock, Cluster, Metrics, ObjectKey
+from celery_operator.services.workflows.agenda import Agenda
 from celery_operator.services.workflows.checkpoint import (
     CHECKPOINT_INTERVAL,
     FIRST_CHECKPOINT_AFTER,
     checkpoint_key,
     checkpoint_manifest,
 )
+from celery_operator.services.workflows.fetched import fetched, overdue, task_ids
 from celery_operator.services.workflows.listener import BackendListener
 from celery_operator.services.workflows.outbox import Outbox
 from celery_operator.services.workflows.pace import Pace
@@ -41,9 +43,6 @@ log = structlog.get_logger(__name__)
 
 STALLED_AFTER = timedelta(seconds=30)
 """Without any sign of progress for this long, a workflow whose tasks wait says so in its condition Stalled."""
-
-TOLERATED = TaskResult(state="SUCCESS", value=None)
-"""Stands in a list for an item whose failure was tolerated."""
 
 SHOWN_FIRST = 200
 """A run that publishes more than this at once shows itself before it does: it cannot end within the moment that a first
@@ -67,20 +66,8 @@ class Ports:
     pace: Pace
     lost_after: int
     """Seconds: of the application, for tasks that do not say."""
-
-
-@dataclass(slots=True)
-class _Agenda:
-    """When the next thing of each sort is due, whatever else happens."""
-
-    sweep: datetime
-    swept: datetime
-    """When the last sweep began, or the run."""
-    status: datetime
-    checkpoint: datetime
-    progress: datetime
-    """Last sign of progress."""
-    sweep_interval: timedelta = FIRST_INTERVAL
+    guards: Callable[[str], bool]
+    """Whether a pool whose workers guard attempts serves a queue."""
 
 
 class WorkflowRun:
@@ -109,7 +96,7 @@ class WorkflowRun:
         self._adopted = adopted
         self._ports = ports
         now = ports.clock.now()
-        self._agenda = _Agenda(
+        self._agenda = Agenda(
             sweep=now if adopted else now + ports.pace.sweep(FIRST_INTERVAL),
             swept=now,
             status=now + ports.pace.status(FIRST_WRITE_AFTER),
@@ -122,7 +109,12 @@ class WorkflowRun:
         self._unreadable: dict[str, str] = {}
         self._outbox = Outbox(ports.broker, clock=ports.clock, metrics=ports.metrics, reached=ports.reached)
         self._rounds = Rounds(
-            uid=uid, graph=graph, broker=ports.broker, listener=ports.listener, lost_after=ports.lost_after
+            uid=uid,
+            graph=graph,
+            broker=ports.broker,
+            listener=ports.listener,
+            lost_after=ports.lost_after,
+            guards=ports.guards,
         )
         self._reachable = {"broker": Reachability.unknown(), "backend": Reachability.unknown()}
         self._unrevoked: list[str] = []
@@ -280,9 +272,10 @@ class WorkflowRun:
         """
         tasks = [self._as_outstanding(message) for message in messages]
         try:
-            swept = await sweep(self._ports.listener.backend, tasks, now=self._ports.clock.now())
+            listener = self._ports.listener
+            swept = await sweep(listener.backend, tasks, now=self._ports.clock.now(), settled=listener.settled)
         except ResultBackendError as error:
-            self._reachable["backend"] = Reachability.down(error)
+            self._lost_backend(error)
             return list(messages)
         self._inbox.extend(swept.outcomes)
         found = {task.task_id: task.resumption for task in swept.never_begun}
@@ -303,21 +296,29 @@ class WorkflowRun:
         )
 
     async def _fetch(self, wanted: Sequence[Fetch]) -> None:
-        ids = [task_id for fetch in wanted for task_id in fetch.task_ids if task_id is not None]
         try:
-            results = await self._ports.listener.backend.read(ids)
+            found = fetched(wanted, await self._ports.listener.backend.read(task_ids(wanted)))
         except ResultBackendError as error:
-            self._reachable["backend"] = Reachability.down(error)
-            await self._pause()
-            return
-        self._reachable["backend"] = Reachability.up()
-        for fetch in wanted:
-            found = [results.get(task_id) if task_id is not None else TOLERATED for task_id in fetch.task_ids]
-            values = [result.value for result in found if result is not None and result.state == "SUCCESS"]
-            if len(values) < len(found):
-                self._unreadable[fetch.key] = "its result is no longer stored: see result_expires of the application"
-            else:
-                self._values[fetch.key] = values if fetch.many else values[0]
+            self._lost_backend(error)
+            self._stall, self._news = Stall.store(error), True
+            if not self._overdue():
+                await self._pause()
+                return
+            found = overdue(wanted, error)
+        else:
+            if not self._reachable["backend"].reachable:
+                self._stall, self._news = None, True
+            self._reachable["backend"] = Reachability.up()
+        self._values |= found.values
+        self._unreadable |= found.unreadable
+
+    def _overdue(self) -> bool:
+        seconds = self._spec.run_policy.active_deadline_seconds
+        return seconds is not None and self._ports.clock.now() >= self._state.started + timedelta(seconds=seconds)
+
+    def _lost_backend(self, error: ResultBackendError) -> None:
+        self._ports.listener.failed()
+        self._reachable["backend"] = Reachability.down(error)
 
     async def _pause(self) -> None:
         """Wait for news or a second, whichever is first, before a server that failed is asked again."""

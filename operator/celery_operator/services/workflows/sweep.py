@@ -56,11 +56,12 @@ class Swept:
     """True if any claim was found: workers guard attempts here."""
 
 
-async def sweep(backend: ResultBackend, tasks: Sequence[Outstanding], *, now: datetime) -> Swept:
+async def sweep(backend: ResultBackend, tasks: Sequence[Outstanding], *, now: datetime, settled: bool = True) -> Swept:
     """Ask the backend about the tasks and return what it knows.
 
     Attempts whose worker died more than ``lost_after`` ago are abandoned first, so that they can never begin
-    again, and then reported as lost. Raises ResultBackendError.
+    again, and then reported as lost; but not while the backend has not ``settled``: the leases that it knows may be
+    from before it was away. Raises ResultBackendError.
     """
     if not tasks:
         return Swept()
@@ -71,7 +72,8 @@ async def sweep(backend: ResultBackend, tasks: Sequence[Outstanding], *, now: da
     dead = [
         task.task_id
         for task in tasks
-        if (claim := claims.get(task.task_id)) is not None
+        if settled
+        and (claim := claims.get(task.task_id)) is not None
         and claim.state == "running"
         and claim.lease_over
         and claim.seconds_since_lease > task.lost_after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from celery_operator.domain.workflows.lookups import Outstanding
@@ -36,7 +36,7 @@ class Unseen:
         queues: Mapping[str, str],
         waiting: Mapping[str, int],
         now: datetime,
-        guarded: bool,
+        guarded: Collection[str],
     ) -> list[Outstanding]:
         """Return those of these tasks that neither a worker nor a queue has any more.
 
@@ -45,17 +45,19 @@ class Unseen:
             queues: By task id, where each was published.
             waiting: How many messages are in each queue.
             now: The time.
-            guarded: Whether workers tell what they begin. Then what is returned is forgotten, as it is published again.
-                Otherwise a worker may run it silently: it is returned once its ``lost_after`` is over, each time.
+            guarded: Queues whose workers tell what they begin. What is returned of these is forgotten, as it is
+                published again. Of others a worker may run it silently: it is returned once its ``lost_after`` is
+                over, each time.
         """
         gone: list[Outstanding] = []
         for task in tasks:
-            if waiting[queues[task.task_id]]:
+            queue = queues[task.task_id]
+            if waiting[queue]:
                 continue
             since = self._before.get(task.task_id, now)
-            is_gone = now - since >= (UNSEEN_AFTER if guarded else timedelta(seconds=task.lost_after))
+            is_gone = now - since >= (UNSEEN_AFTER if queue in guarded else timedelta(seconds=task.lost_after))
             if is_gone:
                 gone.append(task)
-            if not (is_gone and guarded):
+            if not (is_gone and queue in guarded):
                 self._now[task.task_id] = since
         return gone
