@@ -22,12 +22,14 @@ from celery_operator.adapters.garbage import calm_garbage_collector, give_back_w
 from celery_operator.adapters.health_server import HealthServer
 from celery_operator.adapters.kubernetes.cluster import KubernetesCluster
 from celery_operator.adapters.kubernetes.connection import ApiConnection
+from celery_operator.adapters.kubernetes.served import ServedKinds
 from celery_operator.adapters.lease import LeaderElection, LeadershipLost, LeaseTimes
 from celery_operator.adapters.logging import configure_logging
 from celery_operator.adapters.metrics import PrometheusMetrics, watch_loop
 from celery_operator.adapters.watchdog import EXIT_LEASE_LOST
 from celery_operator.domain.errors import CeleryOperatorError
 from celery_operator.domain.services import qualify_host
+from celery_operator.handlers.registry import KINDS
 from celery_operator.handlers.runner import watch
 from celery_operator.services.apps import AppReconciler, AppResolver
 from celery_operator.services.control import Controller
@@ -64,18 +66,18 @@ async def operate(settings: Settings) -> None:
             clock=clock,
             times=LeaseTimes.of_duration(settings.lease_duration_seconds),
         )
-        health = HealthServer(ready=lambda: None, registry=metrics.registry, port=settings.http_port)
+        kinds = ServedKinds(api, KINDS)
+        health = HealthServer(ready=lambda: kinds.trouble, registry=metrics.registry, port=settings.http_port)
         await health.start()
         stack.push_async_callback(health.stop)
         lag = asyncio.create_task(watch_loop(metrics, clock), name="watch the event loop")
         stack.callback(lag.cancel)
         log.info("started", version=__version__, identity=identity, namespaces=settings.watch_namespaces or "all")
         stack.push_async_callback(election.release)  # also if the lease comes in the moment of the end
-        acquiring = asyncio.create_task(election.acquire(), name="acquire the lease")
-        await first_of(acquiring, asyncio.create_task(stop.wait(), name="wait for the end"))
-        if stop.is_set():
-            acquiring.cancel()
-            return
+        for waiting in (kinds.wait(), election.acquire()):
+            await first_of(asyncio.ensure_future(waiting), asyncio.create_task(stop.wait(), name="wait for the end"))
+            if stop.is_set():
+                return
         await lead(settings, election, api=api, clock=clock, metrics=metrics, stop=stop, stack=stack)
 
 

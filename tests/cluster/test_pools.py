@@ -12,7 +12,7 @@ from support.api import Manifest
 from support.ledger import assert_each_once
 from support.load import Call, send
 from support.manifests import autoscaling
-from support.playground import Playground, condition, ready, seconds_between, worker_selector
+from support.playground import POD_READY_SECONDS, Playground, condition, ready, seconds_between, worker_selector
 
 IDLE_TIMEOUT = 8
 LONG_SECONDS = 60.0
@@ -151,6 +151,19 @@ def test_what_somebody_changes_in_the_deployment_is_put_right(ground: Playground
     )
     ground.api.delete("Deployment", ground.name, "pool-worker")
     ground.wait_for_pods(1, worker_selector("pool"))
+
+
+def test_workers_that_are_deleted_while_they_start_end_soon(ground: Playground) -> None:
+    """Process 1 of a container does not heed SIGTERM before Celery does: it would start, work, and be killed at it."""
+    ground.create_pool(replicas=3, drain={"timeoutSeconds": 3600})
+
+    def all_start() -> bool:
+        states = [status for pod in ground.worker_pods() for status in pod["status"].get("containerStatuses", ())]
+        return len(states) == 3 and all("running" in status["state"] for status in states)
+
+    eventually(all_start, within=POD_READY_SECONDS, every=0.05, what=ground.describe_pods)
+    ground.delete("CeleryWorkerPool", "pool")
+    eventually(lambda: ground.worker_pods() == [], within=SCALED_IN_SECONDS, every=0.3, what=ground.describe_pods)
 
 
 def test_deleting_a_pool_removes_what_it_owns(ground: Playground) -> None:

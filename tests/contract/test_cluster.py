@@ -12,7 +12,7 @@ import pytest
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.kubernetes import connection as connection_module
 from celery_operator.adapters.kubernetes.cluster import KubernetesCluster
-from celery_operator.adapters.kubernetes.connection import ApiConnection
+from celery_operator.adapters.kubernetes.connection import ApiConnection, NotServed
 from celery_operator.api import API_VERSION
 from celery_operator.api.conditions import Reason
 from celery_operator.domain.errors import ClusterError, Conflict, Gone
@@ -311,7 +311,7 @@ async def test_lasting_trouble_ends_in_an_error_with_the_servers_words(
         (refuse(422, "spec.x: Invalid value"), (ClusterError, Reason.CONNECTION_FAILED), "spec.x: Invalid value"),
         (
             refuse(404, "could not find the requested resource"),
-            (ClusterError, Reason.CONNECTION_FAILED),
+            (NotServed, Reason.CONNECTION_FAILED),
             "CRDs installed",
         ),
         (refuse(409, "modified"), (Conflict, Reason.CONNECTION_FAILED), "modified"),

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import kmock
 import pytest
-import yaml
 
 from celery_operator.handlers.registry import KINDS
 from celery_operator.handlers.runner import watch
+from kubeconfigs import write_kubeconfig
 from servers_process import PATIENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:read_binary is deprecated")  # kmock 0.8 loads its own data so
@@ -52,20 +52,7 @@ def api(kmock: kmock.KubernetesEmulator) -> kmock.KubernetesEmulator:
 @asynccontextmanager
 async def watching(url: str, directory: Path, seen: Seen, namespaces: tuple[str, ...] = ()) -> AsyncIterator[None]:
     """Watch that API in the block; no waiting at its end is longer than STOP_SECONDS."""
-    kubeconfig = directory / "kubeconfig"
-    named = {"name": "only"}
-    kubeconfig.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "only",
-                "clusters": [{**named, "cluster": {"server": url}}],
-                "users": [{**named, "user": {"token": "t"}}],
-                "contexts": [{**named, "context": {"cluster": "only", "user": "only"}}],
-            }
-        )
-    )
+    kubeconfig = write_kubeconfig(directory, url)
     stop, ready = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(
         watch(

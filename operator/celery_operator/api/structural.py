@@ -29,6 +29,10 @@ JSON_TYPES = (
 )
 
 
+BOOLEAN_HINT = " (YAML reads an unquoted y, n, on, off, yes or no as a boolean: quote it)"
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
 class Problem(NamedTuple):
     """One thing that is wrong."""
 
@@ -87,7 +91,7 @@ def check_values(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
     wanted = schema.get("type")
     found = _json_type(value)
     if wanted is not None and found != wanted:
-        hint = " (YAML reads an unquoted y, n, on, off, yes or no as a boolean: quote it)" if found == "boolean" else ""
+        hint = BOOLEAN_HINT if found == "boolean" else ""
         yield Problem(path, f"must be of type {wanted}, not {found}{hint}")
         return
     yield from (Problem(path, message) for message in _check_scalar(value, schema))
@@ -105,6 +109,9 @@ def _check_scalar(value: Any, schema: Schema) -> Iterator[str]:
     if "maximum" in schema and value > schema["maximum"]:
         yield f"must be at most {schema['maximum']}, not {value}"
     if not isinstance(value, str):
+        return
+    if _HALF_CHARACTER.search(value):
+        yield f"{value[:64]!r} is no text: half of a pair of surrogates stands alone in it"
         return
     if len(value) < schema.get("minLength", 0):
         yield f"must have at least {schema['minLength']} characters"

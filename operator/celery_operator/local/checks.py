@@ -15,6 +15,8 @@ from celery_operator.api.validation import InvalidResource, validate_resource
 from celery_operator.api.worker_pool import CeleryWorkerPool, WorkerPoolSpec
 from celery_operator.api.workflow import CeleryWorkflow, WorkflowSpec
 from celery_operator.domain.errors import SpecError
+from celery_operator.domain.pools.manifests import PoolIdentity, worker_deployment
+from celery_operator.domain.pools.resolved_app import ResolvedApp, ResolvedEndpoint
 from celery_operator.domain.pools.validation import check_pool
 from celery_operator.domain.workflows.compile import compile_workflow
 from celery_operator.local.manifests import OUR_KINDS, Document, Problem, did_you_mean
@@ -22,6 +24,8 @@ from celery_operator.local.objects import key_of
 from celery_operator.services.ports import Manifest, ObjectKey
 
 Model = CeleryApp | CeleryWorkerPool | CeleryWorkflow
+SOME_APP = ResolvedApp(ResolvedEndpoint("redis://redis/0"), ResolvedEndpoint("redis://redis/1"), application="app")
+"""Stands for a pool's application, of which nothing decides whether the pool's template is right."""
 _LEADING_PATH = re.compile(r"^(spec(?:[.\[][^\s:(]+)?)[:\s]+")
 
 
@@ -103,6 +107,7 @@ def _plan(model: Model) -> None:
         compile_workflow(model.spec)
     elif isinstance(model, CeleryWorkerPool):
         check_pool(model.spec)
+        worker_deployment(model.spec, SOME_APP, PoolIdentity("default", "pool", ""), token="", default_image="image")
 
 
 def _located(document: Document, message: str, path: str = "") -> Problem:

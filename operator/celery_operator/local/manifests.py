@@ -14,6 +14,7 @@ import yaml
 from typing_extensions import override
 
 from celery_operator.api import API_VERSION
+from celery_operator.api.structural import BOOLEAN_HINT
 from celery_operator.services.ports import Manifest
 
 OUR_KINDS = ("CeleryApp", "CeleryWorkerPool", "CeleryWorkflow")
@@ -220,7 +221,9 @@ def _shape_problem(document: Document, value: Any) -> Problem | None:
         return document.problem(f"expected {API_VERSION}, got {value.get('apiVersion')!r}", "apiVersion")
     metadata = value.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        return document.problem("metadata.name is missing: expected a name", "metadata")
+        named = isinstance(metadata, dict) and isinstance(metadata.get("name"), bool)
+        hint = BOOLEAN_HINT if named else ""
+        return document.problem(f"metadata.name is missing or no text: expected a name{hint}", "metadata")
     return None
 
 

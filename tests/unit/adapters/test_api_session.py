@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from celery_operator.adapters.kubernetes.connection import ApiConnection
-
-KUBECONFIG = {
-    "apiVersion": "v1",
-    "kind": "Config",
-    "current-context": "own",
-    "contexts": [{"name": "own", "context": {"cluster": "own", "user": "own"}}],
-    "clusters": [{"name": "own", "cluster": {"server": "http://127.0.0.1:1"}}],
-    "users": [{"name": "own", "user": {"token": "t"}}],
-}
+from kubeconfigs import write_kubeconfig
 
 
 @pytest.mark.parametrize("proxy", ["", "http://proxy.example:3128"])
@@ -28,9 +19,7 @@ async def test_the_environment_is_trusted_only_where_it_names_a_proxy(
         monkeypatch.delenv(name.upper(), raising=False)
     if proxy:
         monkeypatch.setenv("https_proxy", proxy)
-    path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(KUBECONFIG))
-    connection = await ApiConnection.open(path)
+    connection = await ApiConnection.open(write_kubeconfig(tmp_path, "http://127.0.0.1:1"))
     try:
         session = connection._client.rest_client._create_pool_manager()
         assert session.trust_env is bool(proxy)

@@ -93,6 +93,18 @@ BAD = {
         POOL + "  worker: {extraArgs: [-Q, x]}\n",
         "spec.worker.extraArgs[0]: -Q is not allowed here: use spec.queues",
     ),
+    "a template that sets what the operator owns": (
+        POOL + "  template: {spec: {containers: [{name: worker, command: [sh]}]}}\n",
+        "spec.template.spec.containers[0].command: belongs to the operator",
+    ),
+    "a boolean for a name": (
+        WORKFLOW.replace("name: x", "name: on") + f"  chain: [{{{TASK}}}]\n",
+        "metadata.name is missing or no text: expected a name (YAML reads an unquoted y, n, on",
+    ),
+    "half of a character": (
+        WORKFLOW + '  chain: [{task: {name: "a\\ud800"}}]\n',
+        "is no text: half of a pair of surrogates stands alone in it",
+    ),
     "a workflow without a result backend": (
         APP.replace('    resultBackend: {url: "redis://redis/1"}\n', "") + WORKFLOW + f"  chain: [{{{TASK}}}]\n",
         "spec.appRef: its application has no resultBackend",

@@ -80,7 +80,10 @@ def test_dates_and_keys_are_texts(tmp_path: Path) -> None:
             APP.replace("v1alpha1", "v1"),
             "f.yaml:1: CeleryApp a apiVersion: expected celery-operator.dev/v1alpha1, got 'celery-operator.dev/v1'",
         ),
-        (APP.replace("{name: a}", "{}"), "f.yaml:3: CeleryApp metadata: metadata.name is missing: expected a name"),
+        (
+            APP.replace("{name: a}", "{}"),
+            "f.yaml:3: CeleryApp metadata: metadata.name is missing or no text: expected a name",
+        ),
     ],
 )
 def test_what_is_no_resource_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:

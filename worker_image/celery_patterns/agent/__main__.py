@@ -20,6 +20,12 @@ POLL_SECONDS = 0.2
 REQUEST_SECONDS = 5.0
 TRIES_BEFORE_GONE = 10
 """Requests that may fail in a row before the worker counts as gone."""
+START_SECONDS = 300.0
+"""For so long after its container's start a worker that has never answered is waited for. It would not heed SIGTERM
+yet: the kernel gives process 1 no signal that it has no handler for, and it would begin to work when it is meant to
+end. Its startup probe allows as much."""
+MAIN_PROCESS = "1"
+"""Of a container."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +79,7 @@ def _drain(timeout: float) -> str:
             return f"not drained: {error}"
         except (OSError, RuntimeError, ValueError) as error:
             failures += 1
-            if failures >= TRIES_BEFORE_GONE:
+            if failures >= TRIES_BEFORE_GONE and (asked or not _is_starting()):
                 return f"not drained: no answer from the worker's agent at {_address()}: {error}"
         waited = time.monotonic() - began
         if state.get("drained"):
@@ -82,6 +88,16 @@ def _drain(timeout: float) -> str:
             held = ", ".join(f"{state.get(name, '?')} {name}" for name in ("active", "reserved", "scheduled"))
             return f"not drained within {timeout:g} s: {held}"
         time.sleep(min(POLL_SECONDS, max(0.0, timeout - waited)))
+
+
+def _is_starting(proc: Path = Path("/proc")) -> bool:
+    """Whether the container's main process is so young that its agent may still come up. False if that is unknown."""
+    try:
+        fields = (proc / MAIN_PROCESS / "stat").read_text().rpartition(")")[2].split()
+        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # the 22nd field of all; the name before may hold spaces
+        return float((proc / "uptime").read_text().split()[0]) - began < START_SECONDS
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _request(method: str, path: str) -> dict[str, Any]:

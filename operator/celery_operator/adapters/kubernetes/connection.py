@@ -75,6 +75,10 @@ class _Transient(ClusterError):  # noqa: N818 - becomes a ClusterError's message
         """Seconds that the server asks to wait."""
 
 
+class NotServed(ClusterError):  # noqa: N818 - what is missing is the resource, not the answer
+    """The API server does not know this resource."""
+
+
 class _Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
@@ -240,7 +244,7 @@ def _error(answer: _Answer, method: Method, url: str) -> ClusterError:
         case 404 if details.get("name"):
             return Gone(message)
         case 404:
-            return ClusterError(f"the Kubernetes API does not serve this: are the CRDs installed? {message}")
+            return NotServed(f"the Kubernetes API does not serve this: are the CRDs installed? {message}")
         case code if code in _TRANSIENT:
             return _Transient(message, reached=code != http.HTTPStatus.TOO_MANY_REQUESTS, after=_retry_after(answer))
         case code if code in _MISSING_CREDENTIALS:
