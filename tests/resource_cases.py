@@ -84,7 +84,7 @@ GOOD = (
                 "dag": {
                     "steps": [
                         {"name": "a", "task": ADD},
-                        {"name": "b", "dependsOn": [{"step": "a"}], "reduce": {"source": "a", "task": ADD}},
+                        {"name": "b", "dependsOn": [{"step": "a"}], "reduce": {"from": "a", "task": ADD}},
                     ]
                 }
             }

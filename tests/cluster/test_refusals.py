@@ -48,7 +48,7 @@ REFUSED = {
         "set exactly one of task, group, chain, chord and map",
     ),
     "step-of-two-kinds": (
-        _workflow(dag={"steps": [{**STEP, "reduce": {"source": "x", "task": {"name": "t"}}}]}),
+        _workflow(dag={"steps": [{**STEP, "reduce": {"from": "x", "task": {"name": "t"}}}]}),
         "set exactly one of task, map and reduce",
     ),
     "empty-group": (_workflow(group=[]), "spec.group in body should have at least 1 items"),

@@ -80,7 +80,7 @@ def test_a_dag_passes_values_between_steps(workers: Playground) -> None:
     }
     steps = [
         {"name": "lines", "map": {"items": {"list": lines}, "task": product}},
-        {"name": "goods", "dependsOn": [{"step": "lines"}], "reduce": {"source": "lines", "task": TOTAL}},
+        {"name": "goods", "dependsOn": [{"step": "lines"}], "reduce": {"from": "lines", "task": TOTAL}},
         {
             "name": "net",
             "dependsOn": [{"step": "goods"}],

@@ -241,6 +241,22 @@ async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert "error: not finished within 2 s" in output
 
 
+async def test_scripts_are_told_how_far_what_has_not_ended_came(tmp_path: Path) -> None:
+    status, workflows = await results("run", wrote(tmp_path, SLEEPING), "--timeout", "2")
+    assert status == ExitCode.UNFINISHED
+    (workflow,) = workflows.values()
+    assert (workflow["ended"], workflow["succeeded"], workflow["progress"]) == (False, False, "0/1")
+
+
+async def test_a_terminal_that_is_closed_ends_the_run_as_ctrl_c_does(tmp_path: Path) -> None:
+    async with running("run", wrote(tmp_path, SLEEPING), "--plain") as command:
+        await command.line_with("1 of 2 slots busy")
+        command.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(60):
+            assert await command.process.wait() == ExitCode.INTERRUPTED
+        assert command.started() == []
+
+
 async def test_a_host_can_be_mapped_to_a_server_that_runs() -> None:
     from servers import redis_server
 
@@ -259,7 +275,7 @@ async def test_ctrl_c_ends_the_run_and_the_second_one_kills_what_is_busy(tmp_pat
         await command.line_with("Ctrl-C again kills")
         assert command.workers() != []
         command.process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await command.process.wait() == ExitCode.INTERRUPTED
         assert command.started() == []
 

@@ -68,7 +68,7 @@ class Map(ApiModel):
 class Reduce(ApiModel):
     """Joins the results of a map: a tree of ``combine`` calls, then one ``task``."""
 
-    source: StepName
+    source: Annotated[StepName, Field(alias="from")]
     """The map step."""
     task: Task
     """Gets the list of results (or of what combine returned) as its first argument, then its own."""

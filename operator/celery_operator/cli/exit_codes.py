@@ -17,4 +17,4 @@ class ExitCode(IntEnum):
     UNFINISHED = 3
     """It could not be run to its end: out of time, without progress, or without a Redis."""
     INTERRUPTED = 130
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C, SIGTERM or SIGHUP (a terminal that is closed)."""

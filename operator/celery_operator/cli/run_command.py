@@ -15,7 +15,7 @@ from celery_operator.cli.exit_codes import ExitCode
 from celery_operator.cli.progress import Progress, progress_for
 from celery_operator.cli.results import print_outcomes, print_pools, print_worker_logs, to_json
 from celery_operator.local.manifests import Document
-from celery_operator.local.outcome import Outcome, outcome_of
+from celery_operator.local.outcome import Outcome, outcome_of, unfinished
 from celery_operator.local.redis_program import NoRedisError
 from celery_operator.local.run import GivenUpError, LocalRun, Options, discard, local_run
 
@@ -42,11 +42,13 @@ class _Ending:
 
 
 class _Interrupted(Exception):  # noqa: N818 - no error
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C, SIGTERM or SIGHUP."""
 
 
 class _Signals:
-    """The first Ctrl-C or SIGTERM ends the run; the second kills what is still ending."""
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the run; the second kills what is still ending."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
@@ -56,12 +58,12 @@ class _Signals:
         self._run = run
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.NUMBERS:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.NUMBERS:
             asyncio.get_running_loop().remove_signal_handler(number)
 
     def _on_signal(self) -> None:
@@ -148,6 +150,10 @@ def _ended(run: LocalRun) -> tuple[Outcome, ...]:
     return tuple(outcome for outcome in map(outcome_of, run.workflows()) if outcome is not None)
 
 
+def _all(run: LocalRun) -> tuple[Outcome, ...]:
+    return tuple(outcome_of(workflow) or unfinished(workflow) for workflow in run.workflows())
+
+
 def _code(outcomes: Sequence[Outcome]) -> ExitCode:
     return ExitCode.SUCCESS if all(outcome.succeeded for outcome in outcomes) else ExitCode.FAILED
 
@@ -155,7 +161,7 @@ def _code(outcomes: Sequence[Outcome]) -> ExitCode:
 def _tell(ending: _Ending, run: LocalRun, settings: RunSettings, out: Console, err: Console) -> None:
     """Print results to standard output, and what went wrong to standard error."""
     if settings.as_json:
-        out.print(to_json(ending.outcomes, error=ending.error), highlight=False, markup=False, soft_wrap=True)
+        out.print(to_json(_all(run), error=ending.error), highlight=False, markup=False, soft_wrap=True)
     else:
         print_outcomes(out, ending.outcomes)
         print_pools(out, run)

@@ -13,7 +13,7 @@ from celery_operator.services.ports import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a workflow ended."""
+    """How a workflow ended, or how far it came."""
 
     namespace: str
     name: str
@@ -21,6 +21,7 @@ class Outcome:
     reason: str
     message: str
     status: Mapping[str, Any]
+    ended: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form: outputs by name, failures, steps with their states."""
@@ -28,6 +29,7 @@ class Outcome:
         return {
             "namespace": self.namespace,
             "name": self.name,
+            "ended": self.ended,
             "succeeded": self.succeeded,
             "reason": self.reason,
             "message": self.message,
@@ -63,6 +65,22 @@ def outcome_of(manifest: Manifest) -> Outcome | None:
         reason=said.get("reason", ""),
         message=said.get("message", ""),
         status=manifest.get("status") or {},
+    )
+
+
+def unfinished(manifest: Manifest) -> Outcome:
+    """Return how far a workflow came that has not ended, and what keeps it, if that is known."""
+    metadata = manifest["metadata"]
+    stalled, succeeded = condition(manifest, ConditionType.STALLED), condition(manifest, ConditionType.SUCCEEDED)
+    said = stalled if stalled.get("status") == "True" else succeeded
+    return Outcome(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        succeeded=False,
+        reason=said.get("reason", "Running"),
+        message=said.get("message", ""),
+        status=manifest.get("status") or {},
+        ended=False,
     )
 
 

@@ -156,7 +156,7 @@ def fan_out_and_total(*, items: int, seconds: float, parallelism: int) -> dict[s
         "parallelism": parallelism,
         "task": on_item("examples.ledger.record", seconds),
     }
-    total = {"source": "numbers", "task": {"name": "examples.total"}}
+    total = {"from": "numbers", "task": {"name": "examples.total"}}
     steps: Sequence[Manifest] = (
         {"name": "numbers", "map": numbers},
         {"name": "total", "dependsOn": [{"step": "numbers"}], "reduce": total},

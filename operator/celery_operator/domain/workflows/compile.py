@@ -232,12 +232,10 @@ class _Compiler:
         path = step.path if step.inline else f"{step.path}.reduce"
         kinds = self._results.kinds
         if reduce.source not in kinds:
-            raise unknown_step(f"{path}.source", reduce.source, kinds)
+            raise unknown_step(f"{path}.from", reduce.source, kinds)
         if kinds[reduce.source] != "Map":
-            raise invalid(
-                f"{path}.source", f"the step {reduce.source!r} is no map: a reduce joins the results of a map"
-            )
-        self._uses(step).check(StepResult(reduce.source), f"{path}.source")
+            raise invalid(f"{path}.from", f"the step {reduce.source!r} is no map: a reduce joins the results of a map")
+        self._uses(step).check(StepResult(reduce.source), f"{path}.from")
         scope = self._scope(step)
         combine = reduce.combine
         return Node(

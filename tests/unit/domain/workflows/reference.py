@@ -62,7 +62,7 @@ class Meaning:
                 return "Failed"
             self.results[name] = values
             return "Succeeded"
-        source = self._result({"step": step["reduce"]["source"]})
+        source = self._result({"step": step["reduce"]["from"]})
         further = self.args(step["reduce"]["task"], None)
         if self._fails(name, 0):  # whichever call has this index
             return "Failed"

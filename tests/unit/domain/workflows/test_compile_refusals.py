@@ -148,8 +148,8 @@ INVALID: list[tuple[dict[str, Any], str]] = [
         "spec.dag.steps[1].dependsOn[1].step: the step 'a' is there twice: name each step once",
     ),
     (
-        dag(A, {**B, "reduce": {"source": "a", "task": task()}}),
-        "spec.dag.steps[1].reduce.source: the step 'a' is no map: a reduce joins the results of a map",
+        dag(A, {**B, "reduce": {"from": "a", "task": task()}}),
+        "spec.dag.steps[1].reduce.from: the step 'a' is no map: a reduce joins the results of a map",
     ),
     (
         dag(A, {"name": "b", "dependsOn": [{"step": "a", "condition": "Failed"}], **t("f", OF_A)}),
@@ -254,13 +254,13 @@ UNKNOWN: list[tuple[dict[str, Any], str]] = [
         "spec.group[0].map.items.resultOf.step: there is no step 'zzz'",
     ),
     (
-        dag({"name": "a", **MAP}, {"name": "b", "reduce": {"source": "a", "task": task()}}),
-        "spec.dag.steps[1].reduce.source: the step 'a' does not run before 'b': "
+        dag({"name": "a", **MAP}, {"name": "b", "reduce": {"from": "a", "task": task()}}),
+        "spec.dag.steps[1].reduce.from: the step 'a' does not run before 'b': "
         "name it in dependsOn, or use a step that runs before",
     ),
     (
-        dag({"name": "b", "reduce": {"source": "zzz", "task": task()}}),
-        "spec.dag.steps[0].reduce.source: there is no step 'zzz'",
+        dag({"name": "b", "reduce": {"from": "zzz", "task": task()}}),
+        "spec.dag.steps[0].reduce.from: there is no step 'zzz'",
     ),
     (
         {"chain": [t()], "outputs": [{"name": "o", "valueFrom": {"resultOf": {"step": "s9"}}}]},

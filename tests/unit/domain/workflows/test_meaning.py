@@ -78,7 +78,7 @@ def dags(draw: st.DrawFn) -> list[dict[str, Any]]:
             if draw(st.booleans()):
                 step["map"]["parallelism"] = draw(st.integers(1, 3))
         else:
-            step["reduce"] = {"source": draw(st.sampled_from(maps)), "task": task(draw, usable, "total")}
+            step["reduce"] = {"from": draw(st.sampled_from(maps)), "task": task(draw, usable, "total")}
             if draw(st.booleans()):
                 step["reduce"] |= {"combine": {"name": "total"}, "fanIn": draw(st.integers(2, 3))}
         steps.append(step)
