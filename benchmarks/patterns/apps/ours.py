@@ -27,7 +27,7 @@ def report(self: Any, key: str, seconds: float) -> str:
     return work(key, self.request.id, seconds)
 
 
-@batch_task(app, name="insert", max_items=5, max_wait="300ms", key="{table}")
+@batch_task(app, name="insert", max_items=10, max_wait="300ms", key="{table}")
 def insert(items: Batch) -> None:
     """Run for some seconds the first time, then at once."""
     work(str(items[0].kwargs["table"]), current_context().task_id, 60.0)

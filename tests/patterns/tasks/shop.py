@@ -388,6 +388,9 @@ def insert_rows(items: Batch) -> None:
         elif row == "kill" and item.tries == 1:
             time.sleep(0.3)  # the main process learns that the task began
             os.kill(os.getpid(), 9)
+        elif row == "slow":
+            time.sleep(1)
+            items.ok(index, {"row": row, "tries": item.tries})
         elif row != "silent":
             items.ok(index, {"row": row, "tries": item.tries})
 

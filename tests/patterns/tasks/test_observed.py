@@ -124,11 +124,31 @@ def test_entries_that_nobody_can_read_do_not_hide_the_others(redis: RedisServer,
         told = explain(sent.id, shop.app, queues=[key])
         assert (told.where, told.position) == ("queue", 4)
         assert told.unseen == [f"an entry of the queue {key} that is no message"]
-        assert explain("no-such-task", shop.app, queues=[key]).where == "unknown"
+        unknown = explain("no-such-task", shop.app, queues=[key])
+        assert unknown.where == "unknown"
+        assert "2 entries of what workers hold that are no messages" in unknown.unseen
     finally:
         with redis.client(BROKER) as client:
             client.delete(key)
             client.hdel("unacked", "celery-patterns-probe", "odd")
+
+
+def test_an_item_says_in_which_batch_it_waits_and_who_has_it(start_worker: StartWorker, key: str) -> None:
+    def sentence(found: Any, beginning: str) -> str:
+        return next((each for each in found.sentences if each.startswith(beginning)), "")
+
+    with start_worker(queues=key, concurrency=2):
+        rows = [shop.insert_rows.apply_async(kwargs={"table": key, "row": "slow"}, queue=key) for _ in range(2)]
+        ids = [row.id for row in rows]
+        waiting = eventually(
+            lambda: [found for each in ids if sentence(found := explain(each, shop.app), "it waits in the batch")],
+            what="they are in the store",
+        )
+        assert {(found.where, found.task) for found in waiting} == {("batch", "insert_rows")}
+        assert sentence(waiting[-1], "it waits").endswith(": a flush was asked for"), waiting[-1].sentences
+        taken = eventually(lambda: sentence(explain(ids[0], shop.app), "the flush "), what="they are taken")
+        assert taken.endswith(f" works it off, in a batch of insert_rows:{key}")
+        assert [row.get(timeout=60)["tries"] for row in rows] == [1, 1]
 
 
 def test_events_for_sentry_carry_the_correlation() -> None:

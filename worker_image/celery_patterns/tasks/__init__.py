@@ -1,7 +1,8 @@
 """Tasks composed of policies: they keep their promises through ordinary ``delay`` and ``apply_async``."""
 
 from celery_patterns.tasks.app import PatternApp, install, pattern_task
-from celery_patterns.tasks.batching import Batch, batch_task
+from celery_patterns.tasks.batch import Batch
+from celery_patterns.tasks.batching import batch_task
 from celery_patterns.tasks.context import TaskContext, current_context
 from celery_patterns.tasks.dead_letter import DeadLetter
 from celery_patterns.tasks.explanation import Explanation, explain

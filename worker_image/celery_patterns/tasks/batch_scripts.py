@@ -2,7 +2,7 @@
 
 ``items``: a hash of id and call. ``waiting``: a sorted set of ids by when they came (0: taken back). ``taken``: a hash
 of id and the flush that works it off. ``state``: a hash of ``bytes`` that wait, when a flush is ``promised`` or
-``urgent``, and ``tries:<id>`` and ``alone:<id>``.
+``urgent``, and ``tries:<id>`` (begun and not ended, or ended and to come again) and ``alone:<id>``.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ for i = 3, #ARGV, 2 do
       redis.call('HDEL', KEYS[4], 'tries:' .. id, 'alone:' .. id)
     elseif redis.call('HEXISTS', KEYS[1], id) == 1 then
       if verdict == 'alone' then redis.call('HSET', KEYS[4], 'alone:' .. id, '1') end
+      if verdict ~= 'back' then redis.call('HINCRBY', KEYS[4], 'tries:' .. id, 1) end
       redis.call('ZADD', KEYS[2], now_us, id)
       redis.call('HINCRBY', KEYS[4], 'bytes', #redis.call('HGET', KEYS[1], id))
     end
@@ -128,15 +129,22 @@ return {lost, redis.call('ZCARD', KEYS[2])}
 """,
     "batch:settle",
 )
-"""KEYS as above. ARGV: holder, keep (ms), then id and done | again | alone of each.
-Returns {items that were not ours any more, items that wait}."""
+"""KEYS as above. ARGV: holder, keep (ms), then id and done | again | alone | back of each.
+Returns {items that were not ours any more, items that wait}. ``back``: it comes again, and this was no try."""
 
 HOLD: Final = Script(
     """
 local ours = {}
-for i = 2, #ARGV do if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] then ours[#ours + 1] = ARGV[i] end end
+for i = 2, #ARGV do
+  if redis.call('HGET', KEYS[3], ARGV[i]) == ARGV[1] then
+    ours[#ours + 1] = ARGV[i]
+    local tries = redis.call('HINCRBY', KEYS[4], 'tries:' .. ARGV[i], -1)
+    if tries < 0 then redis.call('HSET', KEYS[4], 'tries:' .. ARGV[i], '0') end
+  end
+end
 return ours
 """,
     "batch:hold",
 )
-"""KEYS: taken. ARGV: holder, ids. Returns the ids that it still holds."""
+"""KEYS as above. ARGV: holder, ids. Returns the ids that it still holds, whose batch has ended: a try that did not end
+counts until then, and one that did counts when it is settled."""

@@ -8,29 +8,33 @@
 Each call's message is acknowledged once its item is in the store. A second task, ``insert_rows.flush``, takes the
 oldest items when there are enough of them or the first has waited long enough, and each item succeeds, fails or comes
 again by itself. Items taken by a worker that dies are taken again by the next.
+
+Whenever items wait, somebody is to ask for them: a flush whose message is in the broker, one that runs (and comes again
+if it is killed), or the call that put them there (which comes again if it could not ask).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Final, Literal
 
 from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.exceptions import Ignore, Reject
 from kombu.exceptions import OperationalError
-from typing_extensions import override
 
 from celery_patterns import protocol
-from celery_patterns.store import StoreError
+from celery_patterns.resilience.classification import Permanent, Rules, Throttled, Transient, classify
+from celery_patterns.store import StoreError, StoreUnavailable
 from celery_patterns.tasks import batch_scripts as scripts
 from celery_patterns.tasks import keys, options
+from celery_patterns.tasks.batch import Batch, BatchSettings, Item, ItemVerdict
 from celery_patterns.tasks.context import TaskContext, current_context
-from celery_patterns.tasks.errors import ResultTooLarge
 from celery_patterns.tasks.policy import PolicyError
 from celery_patterns.tasks.progress import Progress
 from celery_patterns.tasks.retry import Retry
@@ -38,100 +42,23 @@ from celery_patterns.tasks.task import PatternTask
 
 logger = logging.getLogger(__name__)
 
-FLUSH_RETRIES = 1_000
-"""Eight hours at the longest pause: longer than a store or broker is away that somebody looks after."""
-
-KEEP_MS = 7 * 86_400_000
+KEEP_MS: Final = 7 * 86_400_000
 """How long items are kept that nobody works off."""
 
+LONGEST_PAUSE: Final = 30
+"""Seconds between two attempts while the store or the broker is away."""
 
-@dataclass(slots=True)
-class Item:
-    """One call."""
+RETRIES: Final = 100_000
+"""Longer than items are kept: with pauses of half of the longest on average, 17 days."""
 
-    id: str
-    """The call's task id."""
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    tries: int
-    request: dict[str, Any] = field(repr=False)
+FLUSH_OPTIONS: Final = ("queue", "time_limit", "soft_time_limit")
+"""Options that are the function's, which runs in the flush. Only the queue is of both."""
 
+LASTING: Final = {"acks_late": True, "retry_on_worker_lost": True, "default_retry_delay": 1}
+"""Killed between the store and the flush's message, a call must come again to ask for the flush."""
 
-@dataclass(slots=True)
-class _Verdict:
-    state: Literal["ok", "failed", "again"]
-    value: Any = None
-
-
-class Batch(Sequence[Item]):
-    """The items that one flush works off; what is left unmarked when the function returns has succeeded with None."""
-
-    def __init__(self, items: Sequence[Item], context: TaskContext) -> None:
-        self.items = tuple(items)
-        self.context = context
-        self.verdicts: dict[str, _Verdict] = {}
-
-    def ok(self, index: int, value: Any = None) -> None:
-        """This item has succeeded with this result."""
-        self.verdicts[self.items[index].id] = _Verdict("ok", value)
-
-    def fail(self, index: int, error: Exception) -> None:
-        """This item has failed, for good."""
-        if not isinstance(error, Exception):
-            raise TypeError(f"fail(index, error): expected an exception, got {error!r}")
-        self.verdicts[self.items[index].id] = _Verdict("failed", error)
-
-    def retry(self, index: int) -> None:
-        """This item comes again in a later batch."""
-        self.verdicts[self.items[index].id] = _Verdict("again")
-
-    @override
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @override
-    def __getitem__(self, index: Any) -> Any:
-        return self.items[index]
-
-    @override
-    def __iter__(self) -> Iterator[Item]:
-        return iter(self.items)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSettings:
-    """When a batch is worked off.
-
-    Raises:
-        PolicyError: If an option is wrong.
-    """
-
-    max_items: int = 100
-    max_wait: options.Duration = "1s"
-    max_bytes: options.Size = "1MB"
-    key: str | None = None
-    """Template over the arguments: calls with different keys are never in one batch."""
-    on_item_error: Literal["isolate", "fail"] = "isolate"
-    """When the function raises: each unmarked item runs again in a batch of its own, or they all fail."""
-    max_tries: int = 5
-    """How often an item is taken before it fails: one that kills its worker must not do so for ever."""
-
-    def __post_init__(self) -> None:
-        options.whole("batch_task.max_items", self.max_items, low=1, high=100_000)
-        options.duration("batch_task.max_wait", self.max_wait, low=0.01, high=3600)
-        options.size("batch_task.max_bytes", self.max_bytes)
-        options.whole("batch_task.max_tries", self.max_tries, low=1, high=1000)
-        options.choice("batch_task.on_item_error", self.on_item_error, ("isolate", "fail"))
-
-    @property
-    def wait_seconds(self) -> float:
-        """Return max_wait in seconds."""
-        return options.duration("batch_task.max_wait", self.max_wait)
-
-    @property
-    def most_bytes(self) -> int:
-        """Return max_bytes in bytes."""
-        return options.size("batch_task.max_bytes", self.max_bytes)
+RULES: Final = Rules(unknown=Permanent)
+"""What stores a result fails for good unless it is known to pass."""
 
 
 def batch_task(
@@ -152,6 +79,9 @@ def batch_task(
         PolicyError: If an option is wrong.
     """
     settings = BatchSettings(max_items, max_wait, max_bytes, key, on_item_error, max_tries)
+    for option in ("acks_late", "retry_on_worker_lost"):
+        if not task_options.get(option, True):
+            raise PolicyError(f"batch_task.{option}: a batch's calls come again when their worker dies; leave it out")
 
     def declare(function: Callable[[Batch], Any]) -> Any:
         worker = _Flusher(app, name, settings, function)
@@ -167,18 +97,16 @@ def batch_task(
         worker.flush_task = app.task(
             base=PatternTask,
             name=f"{name}.flush",
-            # Nobody else works these items off: it comes again as long as the store or the broker is away, and when its
-            # process is killed. An item that kills it is given up after its own max_tries.
-            policies=[Progress(), Retry(max=FLUSH_RETRIES, base="1s", cap="30s")],
-            acks_late=True,
-            retry_on_worker_lost=True,
-            default_retry_delay=1,
+            # Nobody else works these items off: it comes again whatever goes wrong with the store or the broker, and
+            # when its process is killed. An item that kills it is given up after its own max_tries.
+            policies=[Progress(), Retry(on=Exception, max=RETRIES, base="1s", cap=f"{LONGEST_PAUSE}s")],
+            requeue_on_time_limit=True,
             ignore_result=True,
-            **({"queue": task_options["queue"]} if "queue" in task_options else {}),
+            **LASTING,
+            **{option: task_options[option] for option in FLUSH_OPTIONS if option in task_options},
         )(flush)
-        # Killed between the store and the flush's message it must come again, to ask for the flush.
-        lasting = {"acks_late": True, "retry_on_worker_lost": True, "default_retry_delay": 1}
-        return app.task(base=PatternTask, bind=True, name=name, typing=False, **{**lasting, **task_options})(add)
+        own = {option: value for option, value in task_options.items() if option not in FLUSH_OPTIONS[1:]}
+        return app.task(base=PatternTask, bind=True, name=name, typing=False, **{**LASTING, **own})(add)
 
     return declare
 
@@ -203,7 +131,12 @@ class _Flusher:
         settings = self._settings
         patience = int((settings.wait_seconds + task.lease_seconds) * 1000)
         arguments = [request.id, item, settings.max_items, settings.most_bytes, KEEP_MS, patience]
-        verdict = task.patterns.store.run(scripts.ADD, self._keys(key), arguments)
+        try:
+            verdict = task.patterns.store.run(scripts.ADD, self._keys(key), arguments)
+        except StoreUnavailable as error:
+            # It may be in the store all the same: to fail here would be to fail a call that is then worked off.
+            pause = random.uniform(0.5, min(LONGEST_PAUSE, 2 ** min(request.retries or 0, 10)))
+            raise task.retry(exc=error, countdown=pause, max_retries=RETRIES) from error
         if verdict:
             countdown = None if verdict == 2 else settings.wait_seconds
             try:
@@ -228,8 +161,9 @@ class _Flusher:
         if not items:
             return 0
         if waiting:
-            # Whoever is free goes on with the rest while this batch runs.
-            self._ask_for_flush(key, self.flush_task.request, None)
+            # Whoever is free goes on with the rest while this batch runs; if the broker is away, its end asks again.
+            with suppress(OperationalError):
+                self._ask_for_flush(key, self.flush_task.request, None)
         batch = self._work(items, context)
         self._end(key, holder, batch)
         return len(items)
@@ -237,51 +171,65 @@ class _Flusher:
     def _work(self, items: list[Item], context: TaskContext) -> Batch:
         batch = Batch([item for item in items if item.tries <= self._settings.max_tries], context)
         dead = [item for item in items if item.tries > self._settings.max_tries]
+        raised: Exception | None = None
         try:
             if batch.items:
                 self._function(batch)
-            rest = _Verdict("ok")
+            rest = ItemVerdict("ok")
         except Exception as error:  # noqa: BLE001 - whatever it is, the items it leaves unmarked bear it
             logger.warning("a batch of %d items of %s raised %r", len(batch), self._name, error)
+            raised = error
             alone = self._settings.on_item_error == "isolate" and len(batch) > 1
-            rest = _Verdict("again", "alone") if alone else _Verdict("failed", error)
+            rest = ItemVerdict("again", "alone") if alone else ItemVerdict("failed", error)
         for item in batch.items:
             batch.verdicts.setdefault(item.id, rest)
+            if item.tries == self._settings.max_tries and batch.verdicts[item.id].state == "again":
+                asked = f"it asked to come again, after {item.tries} batches, which is all that max_tries allows"
+                batch.verdicts[item.id] = ItemVerdict("failed", raised or RuntimeError(asked))
         for item in dead:
             message = f"its batch was begun {item.tries - 1} times and never ended, which is all that is allowed"
-            batch.verdicts[item.id] = _Verdict("failed", RuntimeError(message))
+            batch.verdicts[item.id] = ItemVerdict("failed", RuntimeError(message))
         batch.items = tuple(items)
         return batch
 
     def _end(self, key: str, holder: str, batch: Batch) -> None:
         """Store the results, then forget the items: a worker that dies in between leaves them to be done again."""
         store = self.flush_task.patterns.store
-        arguments: list[Any] = [holder, KEEP_MS]
-        held = store.run(scripts.HOLD, [self._keys(key)[2]], [holder, *(item.id for item in batch.items)])
+        held = store.run(scripts.HOLD, self._keys(key), [holder, *(item.id for item in batch.items)])
         ours = {task_id.decode() for task_id in held}
         if len(ours) < len(batch.items):
             logger.warning("%s: %d items were taken over by another worker", self._name, len(batch) - len(ours))
-        for item in (item for item in batch.items if item.id in ours):
-            verdict = self._bounded(item, batch.verdicts[item.id])
-            if verdict.state != "again":
-                if verdict.state == "failed":
-                    self._keep(item, verdict.value)
-                self._store_result(item, verdict)
-                arguments += (item.id, "done")
-            else:
-                arguments += (item.id, verdict.value or "again")
-        _, waiting = store.run(scripts.SETTLE, self._keys(key), arguments)
+        # Where something is away, what is told is told, and the rest is done again.
+        told = dict.fromkeys((item.id for item in batch.items if item.id in ours), "back")
+        try:
+            for item in (item for item in batch.items if item.id in ours):
+                told[item.id] = self._tell(item, batch.verdicts[item.id])
+        finally:
+            arguments = [holder, KEEP_MS, *chain.from_iterable(told.items())]
+            _, waiting = store.run(scripts.SETTLE, self._keys(key), arguments)
         if waiting:
             self._ask_for_flush(key, self.flush_task.request, self._settings.wait_seconds)
 
-    def _bounded(self, item: Item, verdict: _Verdict) -> _Verdict:
-        """Let the task's policies look at a result; one that is too large is the item's failure."""
-        if verdict.state != "ok":
-            return verdict
-        try:
-            return _Verdict("ok", self._app.tasks[self._name].returned(Context(item.request), verdict.value))
-        except ResultTooLarge as error:
-            return _Verdict("failed", error)
+    def _tell(self, item: Item, verdict: ItemVerdict) -> str:
+        """Store an item's result, let follow what follows, and return what the store is to make of the item."""
+        if verdict.state == "again":
+            return str(verdict.value or "again")
+        if verdict.state == "ok":
+            try:
+                value = self._app.tasks[self._name].returned(Context(item.request), verdict.value)
+                self._succeed(item, value)
+            except Exception as error:
+                if isinstance(classify(error, RULES), Transient | Throttled):
+                    raise
+                # A result that is too large, or that cannot be written: the item's failure, and nobody else's.
+                verdict = ItemVerdict("failed", error)
+        if verdict.state == "failed":
+            self._keep(item, verdict.value)
+            wanted = not item.request.get("ignore_result")
+            self._app.backend.mark_as_failure(
+                item.id, verdict.value, request=Context(item.request), store_result=wanted
+            )
+        return "done"
 
     def _keep(self, item: Item, error: Exception) -> None:
         from celery_patterns.resilience import item_letters, letters  # noqa: PLC0415 - publishers need none of it
@@ -290,27 +238,23 @@ class _Flusher:
         reason = letters.WORKER_LOST if lost else letters.FAILED
         item_letters.keep_item(self._app.tasks[self._name], item, error, reason, self.flush_task.request)
 
-    def _store_result(self, item: Item, verdict: _Verdict) -> None:
-        backend, request = self._app.backend, Context(item.request)
-        wanted = not item.request.get("ignore_result")
-        if verdict.state == "failed":
-            backend.mark_as_failure(item.id, verdict.value, request=request, store_result=wanted)
-            return
+    def _succeed(self, item: Item, value: Any) -> None:
         for callback in item.request.get("callbacks") or ():
-            maybe_signature(callback, app=self._app).apply_async((verdict.value,), parent_id=item.id)
-        chain = item.request.get("chain")
-        if chain:
-            maybe_signature(chain[-1], app=self._app).apply_async(
-                (verdict.value,), chain=chain[:-1], parent_id=item.id, root_id=item.request.get("root_id")
+            maybe_signature(callback, app=self._app).apply_async((value,), parent_id=item.id)
+        following = item.request.get("chain")
+        if following:
+            maybe_signature(following[-1], app=self._app).apply_async(
+                (value,), chain=following[:-1], parent_id=item.id, root_id=item.request.get("root_id")
             )
-        backend.mark_as_done(item.id, verdict.value, request, wanted)
+        wanted = not item.request.get("ignore_result")
+        self._app.backend.mark_as_done(item.id, value, Context(item.request), wanted)
 
     def _at_once(self, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Without a worker: a batch of one."""
         item = Item(task_id, args, kwargs, 1, {})
         batch = Batch([item], None)  # type: ignore[arg-type] # there is no task that has a context
         self._function(batch)
-        verdict = batch.verdicts.get(task_id, _Verdict("ok"))
+        verdict = batch.verdicts.get(task_id, ItemVerdict("ok"))
         if verdict.state == "ok":
             return verdict.value
         raise verdict.value or RuntimeError("the item asked to come again, and nothing brings it here")

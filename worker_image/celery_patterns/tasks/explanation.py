@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from celery_patterns import protocol
 from celery_patterns.store import Store, StoreError
+from celery_patterns.tasks import batch_places
 from celery_patterns.tasks.headers import HEADER, Tries
 from celery_patterns.tasks.keys import bind_arguments
 from celery_patterns.tasks.patterns import patterns_of
@@ -42,7 +43,7 @@ class Explanation:
 
     task_id: str
     where: str = "unknown"
-    """``queue``, ``worker`` (held or running), ``done``, or ``unknown``."""
+    """``queue``, ``worker`` (held or running), ``batch`` (an item, waiting or taken), ``done``, or ``unknown``."""
     task: str | None = None
     state: str | None = None
     """Celery's state of the stored result; None if there is none."""
@@ -171,9 +172,13 @@ def _messages(client: Any, key: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
+    odd = 0
     for index, tag, raw in _unacked(channel):
         held = _read_entry(raw, list)
-        if held is None or len(held) != 3 or not isinstance(held[0], dict) or not _is(held[0], found.task_id):
+        if held is None or len(held) != 3 or not isinstance(held[0], dict):
+            odd += 1
+            continue
+        if not _is(held[0], found.task_id):
             continue
         message, _, queue = held
         found.where, found.queue = "worker", queue
@@ -186,6 +191,8 @@ def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
         if eta:
             found.sentences.append(f"it is not due before {eta}")
         return dict(message)
+    if odd:
+        found.unseen.append(f"{odd} entries of what workers hold that are no messages")
     return None
 
 
@@ -214,7 +221,8 @@ def _is(message: dict[str, Any], task_id: str) -> bool:
 def _read_message(message: dict[str, Any], found: Explanation) -> tuple[Any, Any] | None:
     headers = message.get("headers") or {}
     found.task = found.task or headers.get("task")
-    tries = Tries.of({HEADER: headers.get(HEADER)}, int(headers.get("retries") or 0))
+    retries = headers.get("retries")
+    tries = Tries.of({HEADER: headers.get(HEADER)}, retries if isinstance(retries, int) else 0)
     found.attempt, found.deferrals = tries.attempt, tries.deferrals
     if tries.attempt > 1 or tries.deferrals:
         found.sentences.append(f"it is at its attempt {tries.attempt}, and was deferred {tries.deferrals} times")
@@ -237,9 +245,13 @@ def _task_state(app: Any, found: Explanation) -> None:
         store = patterns_of(app).store
         raw = store.call(store.client.hgetall, store.key("task", found.task_id))
         seconds, _ = store.call(store.client.time)
+        place = batch_places.find_item(store, found.task_id)
     except (StoreError, ValueError) as error:
         found.unseen.append(str(error))
         return
+    if place is not None and found.where == "unknown":
+        found.where, found.task = "batch", found.task or place.task
+        found.sentences.append(place.sentence)
     record = {name.decode(): value.decode(errors="replace") for name, value in raw.items()}
     if "deliveries" in record:
         found.deliveries = int(record["deliveries"])

@@ -63,9 +63,10 @@ class PatternRequest(Request):  # type: ignore[misc]
         """A time limit ran out; a hard one kills the process."""
         if soft:
             return super().on_timeout(soft, timeout)
-        self._release_by_force()
+        self._end_by_force()
         answer = super().on_timeout(soft, timeout)
-        self._lost(TimeLimitExceeded(timeout))
+        if not self._came_again:
+            self._lost(TimeLimitExceeded(timeout))
         return answer
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:  # noqa: FBT001, FBT002
@@ -75,7 +76,7 @@ class PatternRequest(Request):  # type: ignore[misc]
         error = exc_info.exception
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
         if isinstance(error, TimeLimitExceeded):
-            self._release_by_force()
+            self._end_by_force()
         else:
             self._release()
         gone = isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
@@ -110,13 +111,15 @@ class PatternRequest(Request):  # type: ignore[misc]
         if self._token:
             self._task.patterns.renewer.release(self.id, self._token)
 
-    def _release_by_force(self) -> None:
+    def _end_by_force(self) -> None:
         # A hard time limit: Celery kills the process only after it has told of that, and stored the failure.
-        # Until it is gone, nobody else may have what it holds.
+        # Until it is gone, nobody else may have what it holds, nor its message.
         if kill_and_wait(self._child):
             self._release()
         else:
             self._let_go()
+        if self._task.requeue_on_time_limit and not self.acknowledged:
+            self.reject(requeue=True)
 
     def _lost(self, error: BaseException) -> None:
         for policy in self._task.plan.policies:

@@ -62,6 +62,8 @@ class PatternTask(celery.Task):  # type: ignore[misc]
 
     policies: ClassVar[Any] = ()
     """The policies, in any order: each has its place."""
+    requeue_on_time_limit: ClassVar[bool] = False
+    """Whether a message that is acknowledged late goes back to its queue when a hard time limit kills its process."""
     plan: ClassVar[Plan] = Plan()
 
     _running = threading.local()
