@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_patterns.store import Script, Store, StoreSettings, StoreUnavailable
+from celery_patterns.store import Script, Store, StoreFault, StoreSettings, StoreUnavailable
 from patterns.tasks import shop
 from patterns.tasks.conftest import BROKER, LEDGER, TESTS
 from servers import RedisServer, celery_worker, redis_server
@@ -66,6 +66,35 @@ def test_a_server_without_memory_is_a_clear_error() -> None:
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             store.run(fill, ["l"], ["x" * 100_000])
         store.close()
+
+
+@pytest.mark.parametrize(
+    "source", ["return redis.call('INCRBY', KEYS[1], 'x')", "return 1 + nil", "return ("], ids=["call", "type", "form"]
+)
+def test_a_script_that_fails_is_not_a_store_that_is_away(own: Store, source: str) -> None:
+    with pytest.raises(StoreFault):
+        own.run(Script(source, "wrong"), ["some key"], [])
+
+
+def test_a_key_of_another_kind_is_not_a_store_that_is_away(own: Store) -> None:
+    own.client.rpush("of-another-kind", "x")
+    with pytest.raises(StoreFault, match="WRONGTYPE"):
+        own.run(Script("return redis.call('HGET', KEYS[1], 'a')", "wrong"), ["of-another-kind"], [])
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_limit_that_is_broken_lets_nothing_pass_unlimited(
+    store: Store, ledger: Callable[..., list[dict[str, Any]]], key: str
+) -> None:
+    """A limit that is open while the store is away is so for that alone."""
+    name = store.key("rate", key)
+    store.client.rpush(name, "somebody else's")
+    try:
+        with pytest.raises(StoreFault, match="WRONGTYPE"):
+            shop.call_rarely.delay(key).get(timeout=60)
+        assert ledger(key, "call") == []
+    finally:
+        store.client.delete(name)
 
 
 def test_while_the_store_is_away_tasks_wait_or_run_as_their_policies_say(

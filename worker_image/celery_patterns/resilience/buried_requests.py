@@ -220,9 +220,19 @@ class BuriedRequest:
 
     def _bury_message(self, reason: str, error: BaseException, traceback: str) -> None:
         self.buried = True
+        try:
+            letter = self._letter(reason, error, traceback)
+        except Exception:
+            # Held for ever, it would take a slot for ever; its failure is stored, and this says what it was.
+            logger.exception("no dead letter can be made of %r", self._request_dict)
+            self._letter_gate.open()
+        else:
+            self.undertaker.keeper.keep(letter, self._letter_gate.open)
+
+    def _letter(self, reason: str, error: BaseException, traceback: str) -> Letter:
         text = describe(error)
         retries = int(self._request_dict.get("retries") or 0)
-        letter = Letter(
+        return Letter(
             id="",
             queue=self.undertaker.queue_of(self._message),
             reason=reason,
@@ -233,7 +243,6 @@ class BuriedRequest:
             attempts=Tries.of({HEADER: self._request_dict.get(HEADER)}, retries).attempt,
             worker=str(self._hostname),
         )
-        self.undertaker.keeper.keep(letter, self._letter_gate.open)
 
 
 def watch(base: type, undertaker: Undertaker) -> type:

@@ -105,8 +105,12 @@ class Keeper:
             left = [each for each in self._waiting if each is not self._in_work]
         while left and time.monotonic() < deadline and self._try(left[0], first=False):
             self._waiting.remove(left.pop(0))
-        for waiting in list(self._waiting):
+        for waiting in left:
             self._give_up(waiting)
+        with self._lock:
+            unanswered = self._in_work
+        if unanswered is not None:
+            self._give_up(unanswered, "may not be kept, the store has not answered")
 
     def _run(self) -> None:
         pause, longest = PAUSE_SECONDS
@@ -164,11 +168,12 @@ class Keeper:
                 "the message of a dead letter cannot be acknowledged: %s of %s", _name(letter), letter.queue
             )
 
-    def _give_up(self, waiting: _Waiting) -> None:
+    def _give_up(self, waiting: _Waiting, what: str = "is given up") -> None:
         letter = waiting.letter
         logger.critical(
-            "a dead letter of %s is given up (%s, %s): headers %r, body %.4000r",
+            "a dead letter of %s %s (%s, %s): headers %r, body %.4000r",
             letter.queue,
+            what,
             letter.reason,
             letter.error,
             letter.message.headers,

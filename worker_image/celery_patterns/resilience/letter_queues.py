@@ -237,12 +237,12 @@ def _by_broker(message: OriginalMessage) -> dict[str, Any]:
     """Read the broker's own note: x-death, the last death first."""
     deaths = message.headers.get("x-death") or [{}]
     last = deaths[0]
-    at = last.get("time")
+    at, retries = last.get("time"), message.headers.get("retries")
     stamp = int(at.timestamp() * 1000) if hasattr(at, "timestamp") else 0
     return {
         "id": message.task_id,
         "queue": last.get("queue"),
         "error": f"RabbitMQ dead-lettered it: {last.get('reason', 'no reason given')}",
-        "attempts": int(message.headers.get("retries") or 0) + 1,
+        "attempts": 1 + (retries if isinstance(retries, int) and retries > 0 else 0),
         "at_ms": stamp,
     }

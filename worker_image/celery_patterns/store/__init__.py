@@ -4,8 +4,8 @@ Every change is one Lua script that uses the server's time, and every key has a 
 """
 
 from celery_patterns.store.connection import Store
-from celery_patterns.store.errors import StoreError, StoreNotConfigured, StoreUnavailable
+from celery_patterns.store.errors import StoreError, StoreFault, StoreNotConfigured, StoreUnavailable
 from celery_patterns.store.script import Script
 from celery_patterns.store.settings import StoreSettings
 
-__all__ = ["Script", "Store", "StoreError", "StoreNotConfigured", "StoreSettings", "StoreUnavailable"]
+__all__ = ["Script", "Store", "StoreError", "StoreFault", "StoreNotConfigured", "StoreSettings", "StoreUnavailable"]

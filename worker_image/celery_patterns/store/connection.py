@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -10,18 +11,21 @@ from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from celery_patterns import protocol
 from celery_patterns.store import names
-from celery_patterns.store.errors import StoreUnavailable
+from celery_patterns.store.errors import StoreFault, StoreUnavailable
 from celery_patterns.store.script import Argument, Script
 from celery_patterns.store.settings import StoreSettings, store_url
 
 SOCKET_SECONDS = 5.0
 """How long one answer may take: longer than any script here runs, shorter than a lease."""
 
+SCRIPTS_OWN = re.compile(r"WRONGTYPE |(?!([A-Z]+|ACL failure in script:|The user executing the script) ).*user_script:")
+"""Errors that a script has from its own commands. What else Redis refuses to it (memory, permission, a replica) is told
+with a code before it, or in words about the user."""
 
 _stores: WeakSet[Store] = WeakSet()
 
@@ -78,6 +82,7 @@ class Store:
 
         Raises:
             StoreUnavailable: If Redis does not answer or refuses.
+            StoreFault: If the script itself fails.
         """
         return self.call(script, self.client, keys, arguments)
 
@@ -86,11 +91,14 @@ class Store:
 
         Raises:
             StoreUnavailable: If Redis does not answer or refuses.
+            StoreFault: If a script itself fails, or a key holds something else than it should.
         """
         try:
             return function(*arguments, **options)
         except (RedisError, OSError) as error:
             why = protocol.mask_url(str(error)) or type(error).__name__
+            if type(error) is ResponseError and SCRIPTS_OWN.match(why):
+                raise StoreFault(f"the patterns' store ({self.address}): {why}") from error
             raise StoreUnavailable(f"the patterns' store ({self.address}): {why}") from error
 
     @property

@@ -11,5 +11,9 @@ class StoreNotConfigured(StoreError):  # noqa: N818 - it names a state, like Cel
     """No Redis is known in which patterns could keep their state."""
 
 
+class StoreFault(StoreError):  # noqa: N818 - see above
+    """A script failed on what it was given or found: nothing that waiting mends, nor a reason to run unprotected."""
+
+
 class StoreUnavailable(StoreError):  # noqa: N818 - see above
     """Redis does not answer, or refuses (out of memory, no permission, read-only replica)."""

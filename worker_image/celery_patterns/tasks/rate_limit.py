@@ -17,11 +17,14 @@ from celery_patterns.tasks import keys, options
 from celery_patterns.tasks.errors import RateExceeded
 from celery_patterns.tasks.policy import Admit, Call, Decision, Defer, Drop, Fragment, Policy, PolicyError, Refuse, Step
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d+)?\s*(ms|s|m|h|d)")
+_RATE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*/\s*(\d{1,15})?\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 LONGEST_SECONDS = 366 * 86_400.0
 """Of an interval, or of all that may be used ahead: beyond it microseconds grow inexact, or Redis refuses them."""
+
+SHORTEST_SECONDS = 1e-6
+"""Of an interval: the store's clock counts microseconds, and a rate beyond it would limit nothing."""
 
 WAIT_IN_PLACE_MS = 250
 """A turn that comes this soon is waited for in the slot: sending the message away costs more. The turn is reserved."""
@@ -89,6 +92,8 @@ class RateLimit(Policy):
                 f"RateLimit.rate: {rate!r} with a burst of {self.burst} reaches over more than a year, "
                 "which is more than the store's clock can be asked for"
             )
+        if interval < SHORTEST_SECONDS:
+            raise PolicyError(f"RateLimit.rate: {rate!r} is more than a million in a second, which limits nothing")
         options.choice("RateLimit.on_limit", self.on_limit, ("defer", "drop", "raise"))
         options.choice("RateLimit.if_store_down", self.if_store_down, ("open", "closed"))
         if self.max_defer is not None:

@@ -71,6 +71,29 @@ def test_what_cannot_be_kept_at_the_end_is_told_and_not_settled(caplog: pytest.L
     assert "a dead letter of q is given up (failed, E): headers {'id': '7', 'task': 't'}, body b'body'" in caplog.text
 
 
+def test_letter_whose_keeping_is_not_answered_at_the_end_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_SECONDS", (0.01, 0.05))
+    asked, answer = threading.Event(), threading.Event()
+
+    class Silent(Shelf):
+        @override
+        def keep(self, letter: Letter, token: str) -> str:
+            if self.asked:
+                asked.set()
+                answer.wait(30)
+            return super().keep(letter, token)
+
+    keeper = Keeper(Silent())
+    keeper.keep(letter(7))
+    asked.wait(10)
+    keeper.stop(0.1)
+    answer.set()
+    assert "a dead letter of q may not be kept, the store has not answered (failed, E): headers" in caplog.text
+    assert "is given up" not in caplog.text
+
+
 def test_letter_that_can_never_be_kept_is_told_and_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def keep(self, letter: Letter, token: str) -> str:

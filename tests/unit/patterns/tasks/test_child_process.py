@@ -8,6 +8,8 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from celery_patterns.tasks.child_process import kill_and_wait
 from celery_patterns.tasks.request import PatternRequest
 
@@ -40,7 +42,8 @@ def test_child_that_cannot_be_killed_in_time_still_runs() -> None:
         child.kill()
 
 
-def test_lock_is_given_back_when_the_process_is_gone() -> None:
+@pytest.mark.parametrize("requeue", [False, True])
+def test_lock_and_message_are_given_back_when_the_process_is_gone(*, requeue: bool) -> None:
     seen: list[tuple[str, bool]] = []
 
     def gone(pid: int) -> bool:
@@ -49,8 +52,11 @@ def test_lock_is_given_back_when_the_process_is_gone() -> None:
     with deaf_child() as child:
         renewer = SimpleNamespace(release=lambda *_: seen.append(("release", gone(child.pid))))
         request: Any = PatternRequest.__new__(PatternRequest)
-        request._task = SimpleNamespace(patterns=SimpleNamespace(renewer=renewer))
+        request._task = SimpleNamespace(patterns=SimpleNamespace(renewer=renewer), requeue_on_time_limit=requeue)
+        request._on_reject = lambda *_: seen.append(("reject", gone(child.pid)))
+        request._connection_errors = ()
+        request.send_event = lambda *_, **_more: None
         request.id = "1"
         request._token, request._child = "token", child.pid
-        PatternRequest._release_by_force(request)
-    assert seen == [("release", True)]
+        PatternRequest._end_by_force(request)
+    assert seen == [("release", True), *([("reject", True)] if requeue else [])]
