@@ -124,6 +124,38 @@ def test_trial_that_a_later_policy_defers_is_free_again(clocked: ClockedStore, t
     assert begin(clocked, CIRCUIT, call(task, 2)) == Admit()
 
 
+def test_listeners_hear_each_change_that_tasks_bring_about(clocked: ClockedStore, task: Any) -> None:
+    """What ``failed`` says counts; an error that it does not call a failure would else be one."""
+    heard: list[tuple[str, str, str]] = []
+    policy = Circuit(
+        "api",
+        min_calls=2,
+        open_for="10s",
+        trial_lease="20s",
+        listeners=[lambda change: heard.append((change.before, change.after, change.reason))],
+        failed=lambda error: str(error) == "down",
+    )
+
+    def run(number: int, words: str | None) -> None:
+        each = call(task, number)
+        assert begin(clocked, policy, each) == Admit()
+        end(clocked, policy, each, None if words is None else ConnectionError(words))
+
+    for number, words in enumerate(["no stock", "no stock", "down", "down"]):
+        run(number, words)
+    clocked.advance(10_000)
+    run(5, "down")
+    clocked.advance(10_000)
+    run(6, None)
+    assert heard == [
+        ("closed", "open", "2 of 4 calls failed"),
+        ("open", "half_open", "its time is over: one call tries"),
+        ("half_open", "open", "the trial failed"),
+        ("open", "half_open", "its time is over: one call tries"),
+        ("half_open", "closed", "1 trial(s) passed"),
+    ]
+
+
 def test_on_open_fail_refuses(clocked: ClockedStore, task: Any) -> None:
     policy = Circuit("api:{tenant}", on_open="fail")
     CircuitBreaker(clocked, "api:t1").force_open(10)
@@ -148,6 +180,11 @@ def test_store_that_is_down_counts_as_chosen(task: Any) -> None:
         ({"circuit": "a", "on_open": "wait"}, "circuit: on_open: expected one of defer, fail"),
         ({"circuit": "a", "if_store_down": "x"}, "circuit: store_down must be 'closed' or 'open', got 'x'"),
         ({"circuit": "a", "failure_rate": 3}, "circuit: failure_rate must be above 0 and at most 1, got 3"),
+        (
+            {"circuit": "a", "listeners": "log"},
+            "circuit: listeners: expected a list of functions",
+        ),
+        ({"circuit": "a", "failed": 3}, "circuit: failed: expected a function of an exception, got 3"),
         ({"circuit": "a", "max_defer": "x"}, "circuit: max_defer: expected seconds"),
     ],
 )

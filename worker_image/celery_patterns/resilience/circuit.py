@@ -155,9 +155,13 @@ class CircuitBreaker:
         refused, generation, wait_ms, trial = (int(number) for number in reply)
         if refused:
             raise CircuitOpen(self.name, wait_ms / 1000)
+        self.read_allowed(trial)
+        return Permit(holder, generation, trial=trial > 0)
+
+    def read_allowed(self, trial: int) -> None:
+        """Read what ALLOW_CHUNK says of a trial, and tell the listeners."""
         if trial == 2:
             self._tell("open", "half_open", "its time is over: one call tries")
-        return Permit(holder, generation, trial=trial > 0)
 
     def record(self, permit: Permit, error: BaseException | None = None, seconds: float = 0.0) -> None:
         """Say how the call went that a permit was given for. A store that does not answer is logged, not raised."""
@@ -170,13 +174,13 @@ class CircuitBreaker:
             self._ask_again_at = time.monotonic() + STORE_PAUSE_SECONDS
             logger.warning("a call of the circuit %r is not counted: %s", self.name, unavailable)
             return
-        self.read_recorded(reply, trial=permit.trial)
+        self.read_recorded(reply)
 
-    def read_recorded(self, reply: Any, *, trial: bool) -> None:
+    def read_recorded(self, reply: Any) -> None:
         """Read what RECORD_CHUNK returned, and tell the listeners."""
-        change, reason = int(reply[0]), reply[1].decode() if isinstance(reply[1], bytes) else str(reply[1])
+        change = int(reply[0])
         if change:
-            self._tell("half_open" if trial else "closed", "closed" if change == 1 else "open", reason)
+            self._tell(reply[2].decode(), "closed" if change == 1 else "open", reply[1].decode())
 
     def judge(self, error: BaseException | None) -> bool | None:
         """Say whether the dependency failed: None if the exception says nothing about it (a bug of ours)."""

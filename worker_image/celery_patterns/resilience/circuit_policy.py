@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -12,7 +13,7 @@ from celery.exceptions import TimeLimitExceeded
 from typing_extensions import override
 
 from celery_patterns.resilience import circuit_scripts as scripts
-from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, judge
+from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, Listener, Result
 from celery_patterns.resilience.classification import DEFAULT_RULES, Rules
 from celery_patterns.store import StoreUnavailable
 from celery_patterns.tasks import options
@@ -53,6 +54,8 @@ class Circuit(Policy):
             the task fails with CircuitOpen.
         max_defer: The longest a task is deferred in all before it fails; None: for ever.
         rules: How exceptions are classified; transient ones and throttling count as failures.
+        failed: Decides that instead of ``rules``: True it failed, False it answered, None neither.
+        listeners: Called with each change that the worker's process brings about; their errors are logged.
     """
 
     name: ClassVar[str] = "circuit"
@@ -72,6 +75,8 @@ class Circuit(Policy):
     max_defer: options.Duration | None = None
     if_store_down: str = "closed"
     rules: Rules = DEFAULT_RULES
+    failed: Result | None = None
+    listeners: Sequence[Listener] = ()
     settings: CircuitSettings = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +84,12 @@ class Circuit(Policy):
         options.choice("circuit: on_open", self.on_open, ("defer", "fail"))
         if self.max_defer is not None:
             options.duration("circuit: max_defer", self.max_defer)
+        deciding: Any = self.failed
+        if deciding is not None and not callable(deciding):
+            raise PolicyError(f"circuit: failed: expected a function of an exception, got {deciding!r}")
+        told: Any = self.listeners
+        if isinstance(told, str) or not isinstance(told, Sequence) or not all(callable(each) for each in told):
+            raise PolicyError(f"circuit: listeners: expected a list of functions of a Change, got {told!r}")
         try:
             settings = CircuitSettings(
                 window_seconds=options.duration("window", self.window),
@@ -111,17 +122,18 @@ class Circuit(Policy):
         refused, generation, wait_ms, trial = (int(number) for number in reply)
         if refused:
             return self._refuse(call, wait_ms / 1000)
-        call.notes[self.name] = (generation, bool(trial))
+        call.notes[self.name] = generation
+        self._breaker(call).read_allowed(trial)
         return Admit()
 
     @override
     def settlement(self, call: Call, outcome: Outcome, result: Any, seconds: float) -> Step:
         """Count how it went."""
-        generation, _ = call.notes[self.name]
+        generation = call.notes[self.name]
         if outcome is Outcome.SUCCESS:
             failed: bool | None = False
         elif outcome in (Outcome.FAILURE, Outcome.RETRY) and isinstance(result, BaseException):
-            failed = judge(result, self.rules)
+            failed = self._breaker(call).judge(result)
         else:
             failed = None
         arguments = self.settings.record_arguments(generation, failed=failed, seconds=seconds)
@@ -129,10 +141,9 @@ class Circuit(Policy):
 
     @override
     def settled(self, call: Call, outcome: Outcome, reply: Any) -> None:
-        """Tell the log when this call changed the circuit."""
+        """Tell the log, and who listens, when this call changed the circuit."""
         del outcome
-        breaker = CircuitBreaker(patterns_of(call.task.app).store, render(self.circuit, call.arguments), self.settings)
-        breaker.read_recorded(reply, trial=call.notes[self.name][1])
+        self._breaker(call).read_recorded(reply)
 
     @override
     def lost(self, task: Any, request: Any, error: BaseException) -> None:
@@ -145,13 +156,13 @@ class Circuit(Policy):
         failed = True if isinstance(error, TimeLimitExceeded) else None
         seconds = 0.0 if request.time_start is None else time.time() - request.time_start
         recorded = self.settings.record_arguments(None, failed=failed, seconds=seconds)
-        breaker = CircuitBreaker(patterns_of(task.app).store, render(self.circuit, arguments), self.settings)
+        breaker = self._breaker(call)
         try:
             reply = patterns_of(task.app).store.run(scripts.RECORD, [breaker.key], [call.holder, *recorded])
         except StoreUnavailable as unavailable:
             logger.warning("a call of the circuit %r is not counted: %s", breaker.name, unavailable)
             return
-        breaker.read_recorded(reply, trial=False)
+        breaker.read_recorded(reply)
 
     @override
     def store_down(self, call: Call, error: Exception) -> Decision:
@@ -166,6 +177,16 @@ class Circuit(Policy):
         spread = seconds * (1 + SPREAD * random.random())
         limit = None if self.max_defer is None else options.duration("circuit: max_defer", self.max_defer)
         return Defer(spread, f"the circuit {name!r} is open", give_up_after=limit)
+
+    def _breaker(self, call: Call) -> CircuitBreaker:
+        return CircuitBreaker(
+            patterns_of(call.task.app).store,
+            render(self.circuit, call.arguments),
+            self.settings,
+            rules=self.rules,
+            failed=self.failed,
+            listeners=self.listeners,
+        )
 
     def _key(self, call: Call) -> str:
         return patterns_of(call.task.app).key("circuit", render(self.circuit, call.arguments))

@@ -82,12 +82,12 @@ if state == 'half_open' then
   if failed == 1 or (slow == 1 and slow_rate <= 1) then
     local reason = failed == 1 and 'the trial failed' or 'the trial was slow'
     turn('open', reason)
-    return {2, reason}
+    return {2, reason, state}
   end
   local passed = tonumber(c[4] or '0') + 1
   if passed >= needed then
     turn('closed', num(passed) .. ' trial(s) passed')
-    return {1, num(passed) .. ' trial(s) passed'}
+    return {1, num(passed) .. ' trial(s) passed', state}
   end
   redis.call('HDEL', K[1], 'trial', 'trial_until')
   redis.call('HSET', K[1], 'passed', num(passed))
@@ -119,7 +119,7 @@ if calls >= minimum then
   end
   if reason then
     turn('open', reason)
-    return {2, reason}
+    return {2, reason, state}
   end
 end
 redis.call('HSET', K[1], 'width', num(width), slot,
@@ -130,7 +130,7 @@ return {0, ''}
 )
 """K: the circuit. A: generation ('' if unknown), failed (0, 1, or 2: no word about the dependency), slow (0, 1),
 bucket (ms), buckets, minimum calls, failure rate, slow rate (above 1: never), trials needed, open (ms), keep (ms).
-Returns {0 no change | 1 closed | 2 opened, reason}."""
+Returns {0 no change | 1 closed | 2 opened, reason, state before a change}."""
 
 FORCE_CHUNK: Final = (
     _TELL
