@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from celery_operator.services.ports import Clock, ObjectKey
+from celery_operator.adapters.exporter_names import ExporterGauges
+from celery_operator.services.ports import Clock, ObjectKey, PoolCounts
 
 LAG_EVERY_SECONDS = 0.5
 """How often the event loop's lag is sampled."""
@@ -61,6 +62,7 @@ class PrometheusMetrics:
             buckets=_LAG_BUCKETS,
         )
         self._queues: dict[ObjectKey, set[str]] = {}
+        self._exporter = ExporterGauges(registry)
 
     def reconciled(self, kind: str, seconds: float, *, failed: bool) -> None:
         """Note one reconcile of a kind."""
@@ -76,8 +78,16 @@ class PrometheusMetrics:
         """Ask ``active`` for the number of running workflows whenever the metrics are read."""
         self._workflows.set_function(active)
 
-    def pool(self, key: ObjectKey, *, desired_replicas: int, waiting: Mapping[str, int | None]) -> None:
-        """Note what a pool is meant to have and what waits in its queues (None: unknown)."""
+    def pool(
+        self,
+        key: ObjectKey,
+        *,
+        desired_replicas: int,
+        waiting: Mapping[str, int | None],
+        counts: PoolCounts | None,
+    ) -> None:
+        """Note what a pool is meant to have and has, and what waits in its queues (None: unknown)."""
+        self._exporter.pool(key, waiting, counts)
         self._desired.labels(*key).set(desired_replicas)
         known = {queue: count for queue, count in waiting.items() if count is not None}
         for queue in self._queues.get(key, set()) - known.keys():
@@ -88,6 +98,7 @@ class PrometheusMetrics:
 
     def forget_pool(self, key: ObjectKey) -> None:
         """Remove a deleted pool's series."""
+        self._exporter.forget_pool(key)
         for queue in self._queues.pop(key, set()):
             self._waiting.remove(*key, queue)
         # Removing what is not there is no error to prometheus_client.

@@ -50,6 +50,7 @@ from celery_operator.services.ports import (
     Metrics,
     NoMetrics,
     ObjectKey,
+    PoolCounts,
     WorkerAgents,
 )
 from celery_operator.services.status import StatusKeeper
@@ -294,7 +295,9 @@ class PoolReconciler:
         subject = Subject(look.key.name, look.generation, _previous(look.manifest))
         status = pool_status(subject, spec, observed, plan, verdict, now=self._clock.now())
         waiting: dict[str, int | None] = {queue.name: queue.waiting for queue in status.queues}
-        self._metrics.pool(look.key, desired_replicas=status.desired_replicas, waiting=waiting)
+        self._metrics.pool(
+            look.key, desired_replicas=status.desired_replicas, waiting=waiting, counts=_counts(observed)
+        )
         return status
 
     async def _write(self, look: PoolLook, status: WorkerPoolStatus) -> bool:
@@ -335,3 +338,15 @@ def _previous(manifest: Manifest) -> WorkerPoolStatus | None:
         return WorkerPoolStatus.model_validate(status)
     except ValidationError:
         return None
+
+
+def _counts(observed: ObservedPool) -> PoolCounts | None:
+    """Return what the workers that answer are and have; None where some may be up and none says so."""
+    states = [pod.state for pod in observed.active if pod.state is not None]
+    if not states and any(pod.started for pod in observed.active):
+        return None
+    return PoolCounts(
+        workers=len(states),
+        consuming=sum(not state.draining for state in states),
+        slots=sum(state.slots for state in states),
+    )

@@ -188,6 +188,16 @@ class Clock(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """The workers of a pool that answer."""
+
+    workers: int
+    consuming: int
+    """Those of them that have not been told to take no more."""
+    slots: int
+
+
 class Metrics(Protocol):
     """What the operator tells about itself. Calls cost next to nothing and never raise."""
 
@@ -199,8 +209,15 @@ class Metrics(Protocol):
         """Note so many published messages."""
         ...
 
-    def pool(self, key: ObjectKey, *, desired_replicas: int, waiting: Mapping[str, int | None]) -> None:
-        """Note what a pool is meant to have and what waits in its queues (None: unknown)."""
+    def pool(
+        self,
+        key: ObjectKey,
+        *,
+        desired_replicas: int,
+        waiting: Mapping[str, int | None],
+        counts: PoolCounts | None,
+    ) -> None:
+        """Note what a pool is meant to have and has, and what waits in its queues (None: unknown)."""
         ...
 
     def forget_pool(self, key: ObjectKey) -> None:
@@ -217,7 +234,14 @@ class NoMetrics:
     def published(self, tasks: int) -> None:
         """See the port."""
 
-    def pool(self, key: ObjectKey, *, desired_replicas: int, waiting: Mapping[str, int | None]) -> None:
+    def pool(
+        self,
+        key: ObjectKey,
+        *,
+        desired_replicas: int,
+        waiting: Mapping[str, int | None],
+        counts: PoolCounts | None,
+    ) -> None:
         """See the port."""
 
     def forget_pool(self, key: ObjectKey) -> None:

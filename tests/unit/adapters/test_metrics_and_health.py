@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.health_server import HealthServer
 from celery_operator.adapters.metrics import PrometheusMetrics, watch_loop
-from celery_operator.services.ports import ObjectKey
+from celery_operator.services.ports import ObjectKey, PoolCounts
 from contract.patience import until
 from servers import LOOPBACK
 
@@ -48,15 +48,37 @@ def test_what_is_noted_is_shown(metrics: PrometheusMetrics) -> None:
 def test_what_waits_is_absent_while_it_is_unknown_and_pools_go_with_all_their_series(
     metrics: PrometheusMetrics,
 ) -> None:
-    metrics.pool(POOL, desired_replicas=3, waiting={"a": 0, "b": 9})
+    metrics.pool(POOL, desired_replicas=3, waiting={"a": 0, "b": 9}, counts=None)
     assert value(metrics, "pool_desired_replicas", **LABELS) == 3
     assert value(metrics, "queue_waiting", **LABELS, queue="a") == 0
-    metrics.pool(POOL, desired_replicas=3, waiting={"a": None, "c": 1})
+    metrics.pool(POOL, desired_replicas=3, waiting={"a": None, "c": 1}, counts=None)
     assert [value(metrics, "queue_waiting", **LABELS, queue=queue) for queue in "abc"] == [None, None, 1]
     metrics.forget_pool(POOL)
     metrics.forget_pool(POOL)
     assert value(metrics, "pool_desired_replicas", **LABELS) is None
     assert value(metrics, "queue_waiting", **LABELS, queue="c") is None
+
+
+def test_queues_are_told_under_the_names_of_celery_exporter(metrics: PrometheusMetrics) -> None:
+    def told() -> dict[str, float]:
+        return {
+            f"{sample.name.removeprefix('celery_')} {sample.labels['queue_name']}": sample.value
+            for metric in metrics.registry.collect()
+            for sample in metric.samples
+            if "queue_name" in sample.labels and (sample.labels["namespace"], sample.labels["name"]) == POOL
+        }
+
+    metrics.pool(POOL, desired_replicas=3, waiting={"a": 7, "b": None}, counts=PoolCounts(3, 2, 12))
+    assert told() == {
+        "queue_length a": 7,
+        **{f"active_worker_count {queue}": 3 for queue in "ab"},
+        **{f"active_process_count {queue}": 12 for queue in "ab"},
+        **{f"active_consumer_count {queue}": 2 for queue in "ab"},
+    }
+    metrics.pool(POOL, desired_replicas=3, waiting={"a": 8}, counts=None)
+    assert told() == {"queue_length a": 8}, "what is unknown, or no queue of the pool any more, is absent"
+    metrics.forget_pool(POOL)
+    assert told() == {}
 
 
 async def test_a_blocked_event_loop_shows_as_lag(metrics: PrometheusMetrics) -> None:
