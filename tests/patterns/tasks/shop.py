@@ -129,6 +129,19 @@ def report_shared(customer: str, seconds: float = 0.0) -> str:
     return _work(customer, seconds)
 
 
+@task(
+    name="report_later",
+    policies=[
+        Singleton(key="{customer}", scope="both", on_duplicate="raise"),
+        Retry(on=Flaky, max=1, base="3s", jitter="none"),
+    ],
+)
+def report_later(customer: str) -> int:
+    if current_context().attempt == 1:
+        raise Flaky(customer)
+    return current_context().attempt
+
+
 @task(name="report_long", policies=[Singleton(scope="both"), PayloadLimit(above="1KB")])
 def report_long(text: str) -> int:
     return len(text)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_patterns.store import StoreSettings
-from celery_patterns.store.leases import KEEP_MS, RELEASE, RENEW
+from celery_patterns.store.leases import FENCES, KEEP_MS, RELEASE, RENEW
 from celery_patterns.tasks import Idempotent, PatternTask, RateLimit, Singleton, composition, install
 from celery_patterns.tasks.composition import Taken
 from celery_patterns.tasks.patterns import patterns_of
@@ -188,7 +188,9 @@ Event = st.one_of(
     st.tuples(st.just("release"), which),
     st.tuples(st.just("publish"), st.sampled_from("abc"), st.sampled_from("xy")),
     st.tuples(st.just("unpublish"), st.sampled_from("abc"), st.sampled_from("xy")),
+    st.tuples(st.just("come_again"), st.sampled_from("abc"), st.sampled_from("xy")),
     st.tuples(st.just("pass"), st.sampled_from([1, 1_000, LEASE_MS, MINUTE])),
+    st.tuples(st.just("set_back"), st.sampled_from([500, MINUTE])),
     st.tuples(st.just("flush")),
 )
 
@@ -211,6 +213,7 @@ class Stage:
         self.calls: list[Call] = []
         self.fences: dict[str, tuple[str, int]] = {}
         self.committed: dict[str, str] = {}
+        self.latest = 0
 
     def admit(self, task_id: str, key: str, lock: str) -> None:
         self._admit(_call(self.task, task_id, f"t{len(self.calls)}", key, lock))
@@ -276,6 +279,19 @@ class Stage:
         other = self.singleton._queue(Publication(self.task, task_id, ("", lock), {}))
         assert other == self.model.queue(task_id, lock, self.store.now_ms)
 
+    def come_again(self, task_id: str, lock: str) -> None:
+        """A call that failed or was deferred is published again."""
+        publication = Publication(self.task, task_id, ("", lock), {}, retrying=True)
+        assert self.singleton.publish(publication) is None
+        self.model.waiting.setdefault(lock, task_id)
+
+    def set_back(self, ms: int) -> None:
+        """A replica takes over whose clock is behind."""
+        self.latest = max(self.latest, self.store.now_ms)
+        self.store.advance(-ms)
+        if not self.store.client.exists(self.store.key(*FENCES)):
+            self.fences.clear()  # a flush has forgotten what was, and the clock does not say it either
+
     def unpublish(self, task_id: str, lock: str) -> None:
         self.singleton.unpublished(Publication(self.task, task_id, ("", lock), {}))
         if self.model.waiting.get(lock) == task_id:
@@ -283,7 +299,8 @@ class Stage:
 
     def flush(self) -> None:
         self.store.client.flushdb()
-        self.store.set_clock(self.store.now_ms + 1)
+        self.latest = max(self.latest, self.store.now_ms)
+        self.store.set_clock(self.latest + 1)  # who forgets all and whose clock is behind has no way to know
         self.model = Model(self.mode)
         self.committed.clear()
 

@@ -147,3 +147,12 @@ def test_the_lock_is_kept_while_the_lease_is_renewed(wait_start: WaitStart, key:
 def test_a_retry_by_hand_gives_the_lock_back_first(ledger: Ledger, key: str) -> None:
     assert shop.retry_by_hand.delay(key).get(timeout=60) == 3
     assert len(ledger(key, "start")) == 3
+
+
+def test_a_call_that_comes_again_counts_as_waiting(key: str) -> None:
+    first = shop.report_later.delay(key)
+    eventually(lambda: first.state == "RETRY", what=lambda: first.state)
+    with pytest.raises(DuplicateCall, match=first.id):
+        shop.report_later.delay(key)
+    assert first.get(timeout=60) == 2
+    assert shop.report_later.delay(key).get(timeout=60) == 2, "it has ended"

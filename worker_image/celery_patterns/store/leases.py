@@ -26,6 +26,19 @@ local function of_task(holder) return string.find(holder, '|', 1, true) ~= nil e
 beginning of the keys of task hashes. Every key of one prefix is in one slot, so a name made here is as good as one that
 was passed."""
 
+FENCES = ("fence", "last")
+"""Kind and name of the key of the last fence."""
+
+NEXT_FENCE = """
+local function next_fence(key)
+  local fence = math.max(now_us, tonumber(redis.call('GET', key) or '0') + 1)
+  redis.call('SET', key, num(fence), 'PX', 604800000)
+  return fence
+end
+"""
+"""``next_fence(key)``: microseconds since the epoch, and more than any before, though the clock be set back (a replica
+with another clock takes over). One key serves a whole prefix, and a week without a holder is longer than any step."""
+
 RENEW = Script(
     CLOCK
     + """

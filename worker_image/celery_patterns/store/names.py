@@ -32,6 +32,15 @@ def shorten(name: str) -> str:
     return f"{name[: LONGEST - _HASH_CHARACTERS - 1]}~{digest}"
 
 
-def quote(value: str) -> str:
-    """Return a value so that it can stand in a name between colons: two different pairs never give one name."""
-    return value.replace("%", "%25").replace(":", "%3A").replace("|", "%7C")
+def quote(value: str, separators: str = "") -> str:
+    """Return a value so that it can stand in a name between separators: two different pairs never give one name.
+
+    Args:
+        value: The value.
+        separators: Characters that separate besides the colon.
+    """
+    special = {*"%:|", *separators}
+    return "".join(
+        "".join(f"%{byte:02X}" for byte in character.encode()) if character in special else character
+        for character in value
+    )

@@ -17,7 +17,7 @@ from kombu import serialization
 from redis.exceptions import RedisError
 
 from celery_patterns import protocol
-from celery_patterns.store import Store, StoreError
+from celery_patterns.store import Store, StoreError, leases
 from celery_patterns.tasks import batch_places
 from celery_patterns.tasks.headers import HEADER, Tries
 from celery_patterns.tasks.keys import bind_arguments
@@ -294,6 +294,8 @@ def _policies(app: Any, found: Explanation, arguments: tuple[Any, Any] | None) -
 def _held_by(store: Store, names: Iterable[str], found: Explanation) -> dict[str, Any]:
     held: dict[str, Any] = {}
     for name in names:
+        if name == store.key(*leases.FENCES):
+            continue  # everybody's
         kind = store.call(store.client.type, name)
         if kind == b"hash":
             raw = store.call(store.client.hgetall, name)

@@ -18,6 +18,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from typing_extensions import override
 
 from celery_patterns.store import names
+from celery_patterns.store.leases import FENCES, NEXT_FENCE
 from celery_patterns.tasks import keys, options
 from celery_patterns.tasks.errors import DuplicateCall, ResultRefused
 from celery_patterns.tasks.policy import Admit, Call, Decision, Defer, Fragment, Outcome, Policy, Refuse, Skip, Step
@@ -36,12 +37,12 @@ DONE, RUNNING = 1, 2
 
 FRAGMENT = Fragment(
     name="idempotent",
-    admit="""
+    admit=NEXT_FENCE
+    + """
 local record = redis.call('HMGET', K[1], 'state', 'holder', 'fence', 'result', 'id')
 if record[1] == 'done' then return {1, record[4], record[5]} end
 if record[1] and record[2] ~= HOLDER and alive(record[2]) then return {2, record[2]} end
-local fence = math.max(now_us, tonumber(record[3] or '0') + 1)
-if record[1] and record[2] == HOLDER then fence = tonumber(record[3]) end
+local fence = record[1] and record[2] == HOLDER and tonumber(record[3]) or next_fence(K[2])
 redis.call('HSET', K[1], 'state', 'running', 'holder', HOLDER, 'fence', num(fence))
 redis.call('PEXPIRE', K[1], A[1])
 return {0, num(fence)}
@@ -61,8 +62,8 @@ end
 return 0
 """,
 )
-"""Admit: A: ms to remember a claim; returns {0, fence}, {1, result, task id} if done, {2, holder} if it runs.
-Settle: A: ttl (ms), result, task id; returns 1 if another execution has the claim by now."""
+"""Admit: K: claim, fences. A: ms to remember a claim; returns {0, fence}, {1, result, task id} if done, {2, holder} if
+it runs. Settle: A: ttl (ms), result, task id; returns 1 if another execution has the claim by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Idempotent(Policy):
     @override
     def admission(self, call: Call) -> Step:
         """Claim the key."""
-        return Step(FRAGMENT, (self.store_key(call),), (RUNNING_MS,))
+        return Step(FRAGMENT, (self.store_key(call), call.task.patterns.key(*FENCES)), (RUNNING_MS,))
 
     @override
     def admitted(self, call: Call, reply: list[Any]) -> Decision:

@@ -21,14 +21,29 @@ class KeyUnreadable(LookupError):  # noqa: N818 - it says what the key is
 
 
 class _Quoting(string.Formatter):
-    """Fills templates so that a colon in a value cannot make two different keys equal."""
+    """Fills a template so that two different sets of values never make one key.
+
+    Args:
+        separators: The characters that stand between the template's fields.
+    """
+
+    def __init__(self, separators: str = "") -> None:
+        self._separators = separators
 
     @override
     def format_field(self, value: Any, format_spec: str) -> str:
-        return quote(super().format_field(value, format_spec))
+        return quote(super().format_field(value, format_spec), self._separators)
 
 
-_formatter = _Quoting()
+_parse = string.Formatter().parse
+
+
+@lru_cache(maxsize=1024)
+def _formatter(template: str) -> _Quoting:
+    parts = list(_parse(template))
+    fields = [number for number, (_, name, _, _) in enumerate(parts) if name is not None]
+    between = (parts[number][0] for number in fields[1:])
+    return _Quoting("".join(sorted({character for text in between for character in text})))
 
 
 def check_template(option: str, template: Any, task: Any) -> None:
@@ -40,11 +55,17 @@ def check_template(option: str, template: Any, task: Any) -> None:
     if template is None:
         return
     try:
-        fields = [name for _, name, _, _ in _formatter.parse(template) if name is not None]
+        parts = list(_parse(template))
+        fields = [name for _, name, _, _ in parts if name is not None]
     except (TypeError, ValueError) as error:
         raise PolicyError(
             f"{option}: expected a template over the task's arguments such as '{{order_id}}', got {template!r}: {error}"
         ) from None
+    if any(name is not None and not text for text, name, _, _ in parts[1:]):
+        raise PolicyError(
+            f"{option}: {template!r} has two fields with nothing between them, so that different calls could have one "
+            "key: write a separator such as ':'"
+        )
     signature = task_signature(task)
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
         return
@@ -65,7 +86,7 @@ def render(template: str | None, arguments: Mapping[str, Any]) -> str:
         text = json.dumps(arguments, sort_keys=True, default=repr, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
     try:
-        return _formatter.vformat(template, (), arguments)
+        return _formatter(template).vformat(template, (), arguments)
     except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise KeyUnreadable(f"the key {template!r} cannot be read from the arguments: {error!r}") from error
 

@@ -6,13 +6,14 @@ gives it back when a child is killed, and lets it run out when the whole pod is.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
-from celery_patterns.store import Script, names
-from celery_patterns.store.leases import ALIVE, KEEP_MS
+from celery_patterns.store import Script, StoreError, names
+from celery_patterns.store.leases import ALIVE, FENCES, KEEP_MS, NEXT_FENCE
 from celery_patterns.store.script import CLOCK
 from celery_patterns.tasks import keys, options
 from celery_patterns.tasks.errors import DuplicateCall
@@ -33,12 +34,15 @@ from celery_patterns.tasks.policy import (
     Withhold,
 )
 
+logger = logging.getLogger(__name__)
+
 WAIT_SECONDS = (0.5, 15.0)
 """A call that waits its turn asks again after the first, then doubles up to the second."""
 
 FRAGMENT = Fragment(
     name="singleton",
-    admit="""
+    admit=NEXT_FENCE
+    + """
 local locks = A[1] == '1'
 local waiting = redis.call('GET', K[2])
 if locks then
@@ -50,9 +54,7 @@ if locks then
     end
     return {1, lock[1]}
   end
-  local fence = now_us
-  if lock[1] == HOLDER then fence = tonumber(lock[2])
-  elseif lock[2] then fence = math.max(fence, tonumber(lock[2]) + 1) end
+  local fence = lock[1] == HOLDER and tonumber(lock[2]) or next_fence(K[3])
   redis.call('HSET', K[1], 'holder', HOLDER, 'fence', num(fence))
   redis.call('PEXPIRE', K[1], A[5])
   if waiting == A[3] then redis.call('DEL', K[2]) end
@@ -68,8 +70,8 @@ if redis.call('HGET', K[1], 'holder') == HOLDER then redis.call('DEL', K[1]) end
 if redis.call('HGET', K[1], 'holder') == HOLDER then redis.call('DEL', K[1]) end
 """,
 )
-"""K: lock, mark of the one that waits. A: 1 if running is locked, 1 if one may wait, task id, ms to wait at most, ms to
-keep the lock's record. Returns {0, fence}, {1, holder} busy, {2, holder} busy, and this one waits."""
+"""K: lock, mark of the one that waits, fences. A: 1 if running is locked, 1 if one may wait, task id, ms to wait at
+most, ms to keep the lock's record. Returns {0, fence}, {1, holder} busy, {2, holder} busy, and this one waits."""
 
 QUEUE = Script(
     CLOCK
@@ -89,6 +91,15 @@ return false
 )
 """At publish. KEYS: lock, mark. ARGV: beginning of task hashes, task id, ms to wait at most, 1 if one that runs counts.
 Returns the id of the task that waits or runs already; nothing if this one may go."""
+
+REQUEUE = Script(
+    """
+local waiting = redis.call('GET', KEYS[1])
+if not waiting or waiting == ARGV[1] then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+""",
+    "singleton:requeue",
+)
+"""A call that comes again waits again, unless another does. KEYS: mark. ARGV: task id, ms to wait at most."""
 
 UNQUEUE = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end", "singleton:unqueue")
 
@@ -160,7 +171,12 @@ class Singleton(Policy):
             StoreUnavailable: If the store does not answer.
         """
         # A chord's body would never come if one of its header's messages were not sent: the worker ends that one.
-        if self.scope == "running" or publication.retrying or publication.options.get("chord"):
+        if self.scope == "running":
+            return None
+        if publication.retrying:
+            self._requeue(publication)
+            return None
+        if publication.options.get("chord"):
             return None
         other = self._queue(publication)
         if other is None:
@@ -181,6 +197,15 @@ class Singleton(Policy):
         other = store.run(QUEUE, locks, [store.key("task", ""), publication.id, self._queued_ms, int(counts_running)])
         return None if other is None else other.decode()
 
+    def _requeue(self, publication: Publication) -> None:
+        task = publication.task
+        _, mark = self.store_keys(task, keys.bind_arguments(task, *publication.called_with))
+        try:
+            task.patterns.store.run(REQUEUE, [mark], [publication.id, self._queued_ms])
+        except StoreError as error:
+            # It must come again in any case; a duplicate meanwhile is found when it runs.
+            logger.warning("%s[%s] comes again unmarked: %s", publication.name, publication.id, error)
+
     @override
     def unpublished(self, publication: Publication) -> None:
         """Let the next call wait instead."""
@@ -196,7 +221,8 @@ class Singleton(Policy):
         """Take the lock."""
         locks, waits = self.scope != "queued", self.on_duplicate == "coalesce"
         arguments = (int(locks), int(waits), call.id, self._queued_ms, KEEP_MS)
-        return Step(FRAGMENT, self.store_keys(call.task, call.arguments), arguments)
+        fences = call.task.patterns.key(*FENCES)
+        return Step(FRAGMENT, (*self.store_keys(call.task, call.arguments), fences), arguments)
 
     @override
     def admitted(self, call: Call, reply: list[Any]) -> Decision:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from celery_patterns.store import Store, StoreNotConfigured, StoreSettings
 from celery_patterns.tasks import (
@@ -96,6 +98,7 @@ DECLARED: list[tuple[Any, str]] = [
         [Singleton(key="{a")],
         "Singleton.key: expected a template over the task's arguments such as '{order_id}', got '{a'",
     ),
+    ([Singleton(key="{a}{b}")], "Singleton.key: '{a}{b}' has two fields with nothing between them"),
     ([Retry(), Retry()], "policies of t: two of them are retry; one task has one of a kind"),
     ([Retry], "policies of t: got the class Retry, write Retry(...)"),
     (["retry"], "policies of t: expected policies such as Retry(...), got 'retry'"),
@@ -144,8 +147,25 @@ def test_sizes(text: Any, count: int) -> None:
     assert size("x", text) == count
 
 
-def test_a_colon_in_a_value_makes_no_two_keys_equal() -> None:
-    assert render("{a}:{b}", {"a": "x:y", "b": "z"}) != render("{a}:{b}", {"a": "x", "b": "y:z"})
+SEPARATORS = st.text("-:%|2aé ", min_size=1, max_size=2)
+VALUES = st.text("-:%|2a3é ", max_size=4)
+
+
+@given(SEPARATORS, st.tuples(VALUES, VALUES), st.tuples(VALUES, VALUES))
+@example("-", ("1-2", "3"), ("1", "2-3"))
+@example(":", ("x:y", "z"), ("x", "y:z"))
+@example("2", ("", "2%32"), ("2", "%32"))
+def test_two_calls_have_one_key_only_if_their_values_are_equal(
+    separator: str, one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    """Whatever stands between the fields of the template, and in the values."""
+    template = "api:{a}" + separator + "{b}"
+    rendered = [render(template, dict(zip("ab", values, strict=True))) for values in (one, other)]
+    assert (rendered[0] == rendered[1]) == (one == other)
+
+
+def test_keys_are_readable_and_those_that_cannot_be_read_are_refused() -> None:
+    assert render("api:{a}-{b}", {"a": "shop", "b": "p-1"}) == "api:shop-p%2D1"
     assert render("{a[id]}", {"a": {"id": 5}}) == "5"
     assert render(None, {"a": 1, "b": 2}) == render(None, {"b": 2, "a": 1})
     with pytest.raises(KeyUnreadable, match="cannot be read from the arguments"):
