@@ -17,7 +17,7 @@ Ledger = Callable[..., list[dict[str, Any]]]
 WaitStart = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
 def test_promises_hold_in_pools_without_processes(
     start_worker: StartWorker, ledger: Ledger, key: str, pool: str
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import bootsteps
+from celery import VERSION, bootsteps
 
 
 class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -12,7 +12,18 @@ class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Listen and follow tasks."""
+        count_slots(worker.pool)
         worker.celery_patterns_agent.start()
+
+
+def count_slots(pool: Any) -> None:
+    """Let a pool of greenlets say how many it may have.
+
+    Before Celery 5.7 gevent's says how many run: a worker that prefetches nothing would never take its first message.
+    """
+    kind = type(pool)
+    if VERSION[:2] < (5, 7) and kind.__module__ == "celery.concurrency.gevent":
+        kind.num_processes = property(lambda self: self.limit)
 
 
 class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]
