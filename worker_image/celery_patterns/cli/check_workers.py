@@ -13,7 +13,7 @@ ANSWER_SECONDS = 1.5
 """Workers answer at once, unless their main process is kept busy."""
 
 APART = (
-    "if they are another application's: a database (and not only a queue) of its own, or another "
+    "for another application a database (better a server) of its own, or at least another "
     "broker_transport_options['global_keyprefix']"
 )
 """What to do about company. Remote control does not cross databases or prefixes, so who answers here shares them."""
@@ -78,28 +78,29 @@ def judged(found: Iterable[Consumer], queues: set[str], tasks: set[str], *, on_r
         tasks: Those that it has, without Celery's own; none if only its broker is known.
         on_redis: Whether they share a Redis database, and with it keys, the visibility timeout and its fate.
     """
-    found = list(found)
-    takers = [
-        each for each in found if tasks and each.queues and each.queues & queues and each.tasks is not None
-        and not each.tasks & tasks
-    ]  # fmt: skip
+    foreign = [each for each in found if tasks and each.tasks is not None and not each.tasks & tasks]
+    takers = [each for each in foreign if each.queues and each.queues & queues]
     if takers:
-        taken = sorted({queue for each in takers for queue in (each.queues or ()) if queue in queues})
+        taken = {queue for each in takers for queue in (each.queues or ()) if queue in queues}
         yield warning(
             "consumers",
-            f"{brief([each.name for each in takers])} takes messages from {brief(taken)} and has none of this "
-            "application's tasks: it refuses what it takes",
+            f"{brief(_names(takers))} takes messages from {brief(sorted(taken))} and has none of this application's "
+            "tasks: it refuses what it takes",
             f"queues of its own for each application; {APART}",
         )
-    strangers = {each.name: sorted((each.queues or frozenset()) - queues) for each in found if each not in takers}
-    strangers = {name: names for name, names in strangers.items() if names}
-    if on_redis and strangers:
-        unknown_queues = sorted({name for names in strangers.values() for name in names})
+    beside = [each for each in foreign if each not in takers]
+    if on_redis and beside:
+        read = {queue for each in beside for queue in each.queues or ()}
         yield warning(
             "consumers",
-            f"{brief(list(strangers))} reads queues that this application does not name: {brief(unknown_queues)}",
-            f"{APART}; else name them in task_queues",
+            f"{brief(_names(beside))} has none of this application's tasks, and reads other queues here: "
+            f"{brief(sorted(read)) or 'unknown ones'}",
+            APART,
         )
+
+
+def _names(found: Iterable[Consumer]) -> list[str]:
+    return sorted({each.name for each in found})
 
 
 def known_queues(app: Any) -> set[str]:

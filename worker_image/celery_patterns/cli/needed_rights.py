@@ -49,7 +49,7 @@ KOMBU = TRANSACTION | {
 """What kombu's transport does to a broker, for workers and for those who send: queues, what is held, remote control."""
 
 KOMBUS_KEYS = {
-    "_kombu.binding.celery.pidbox": "_kombu.*",
+    "_kombu.binding.celeryev": "_kombu.*",
     "worker@host.celery.pidbox": "*.celery.pidbox*",
     "0000.reply.celery.pidbox": "*.celery.pidbox*",
     "celeryev.0000": "celeryev.*",
