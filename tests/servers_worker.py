@@ -136,6 +136,7 @@ def celery_worker(
     wait_ready: bool = True,
     loglevel: str = "INFO",
     launcher: Sequence[str] = (sys.executable, "-m", "celery"),
+    talkative: bool = False,
 ) -> Iterator[Worker]:
     """Start a ``celery worker`` of ``app`` and yield it when it consumes; it is killed at the end of the block.
 
@@ -156,6 +157,7 @@ def celery_worker(
         wait_ready: False yields at once.
         loglevel: Of the worker's log, which ``Worker.log()`` returns.
         launcher: The command that is ``celery``.
+        talkative: Whether it talks to other workers, which is Celery's default and delays its start.
     """
     with tempfile.TemporaryDirectory(prefix="worker-") as directory_name:
         directory = Path(directory_name)
@@ -173,7 +175,8 @@ def celery_worker(
         }
         node = name or f"w{free_port()}@localhost"
         command = [*launcher, "-A", app, "worker", "-Q", queues, "-P", pool, "-n", node]
-        command += ["-c", str(concurrency), "-l", loglevel, "--without-gossip", "--without-mingle"]
+        command += ["-c", str(concurrency), "-l", loglevel]
+        command += [] if talkative else ["--without-gossip", "--without-mingle"]
         command += ["-I", protocol.AGENT_MODULE] if agent else []
         with running([*command, *arguments], log=directory / "worker.log", env=environment, cwd=directory) as process:
             worker = Worker(process=process, directory=directory, agent=agent)

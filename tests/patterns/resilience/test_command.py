@@ -199,7 +199,11 @@ def test_doctor_names_what_loses_tasks_on_redis(
     assert status == 1
     assert found["eviction"][0][0] == "error"
     assert "allkeys-lru" in found["eviction"][0][1]
-    assert found["acl"][:2] == [("error", "poor may not use EVAL"), ("error", "store: poor may not use EVAL, XADD")]
+    assert found["acl"][:3] == [
+        ("error", "store: poor may not use EVAL, XADD"),
+        ("warning", "poor may not use EVAL (needed by the agent's leases and a broker without memory)"),
+        ("warning", "results: poor may not use EVAL (needed by the agent, for tasks of workflows)"),
+    ]
     assert found["persistence"][0][0] == "warning"
     assert ("warning", "database 0 has 1 keys that are not Celery's, e.g. sessions:7") in found["database"]
     assert ("warning", "broker and results share one database") in found["database"]

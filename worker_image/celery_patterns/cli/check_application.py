@@ -1,4 +1,4 @@
-"""What doctor looks at in the application: versions, settings, serializers and their signatures, results, workers."""
+"""What doctor looks at in the application: versions, settings, serializers and their signatures, results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads
 
 from celery_patterns import protocol
-from celery_patterns.cli.findings import Finding, error, ok, unknown, warning
+from celery_patterns.cli.check_workers import brief
+from celery_patterns.cli.findings import Finding, error, ok, warning
 
 DEFAULT_VISIBILITY_SECONDS = 3600
 """kombu's own, on Redis."""
-
-PING_SECONDS = 1.5
 
 
 def versions(_: Any) -> Iterator[Finding]:
@@ -54,19 +53,19 @@ def settings(app: Any) -> Iterator[Finding]:
     if rejecting:
         yield warning(
             "worker-lost",
-            f"task_reject_on_worker_lost: {_names(rejecting)} comes back without bound when it kills its process",
+            f"task_reject_on_worker_lost: {brief(rejecting)} comes back without bound when it kills its process",
             "task_retry_on_worker_lost = True, which max_retries bounds, or WorkerLost('retry')",
         )
     early = sorted(task.name for task in tasks if not task.acks_late)
     if early:
         yield warning(
             "acks-late",
-            f"acknowledged when they begin, and lost when their worker dies: {_names(early)}",
+            f"acknowledged when they begin, and lost when their worker dies: {brief(early)}",
             "task_acks_late = True, where running twice does no harm",
         )
     endless = sorted(task.name for task in tasks if not (task.time_limit or conf.task_time_limit))
     if endless:
-        yield warning("time-limit", f"no time limit: {_names(endless)}", "task_time_limit and task_soft_time_limit")
+        yield warning("time-limit", f"no time limit: {brief(endless)}", "task_time_limit and task_soft_time_limit")
     if conf.task_acks_on_failure is False and app.connection_for_write().transport.driver_type == "redis":
         yield warning(
             "acks-failure",
@@ -130,7 +129,7 @@ def results(app: Any) -> Iterator[Finding]:
     try:
         if isinstance(getattr(backend, "client", None), redis.Redis):
             # The backend itself would try for a long time before it says that there is no answer.
-            backend.client.ping()
+            backend.client.get(backend.get_key_for_task(task_id))
         backend.store_result(task_id, "doctor", "SUCCESS")
         seen = backend.get_task_meta(task_id, cache=False)
         backend.forget(task_id)
@@ -147,24 +146,6 @@ def results(app: Any) -> Iterator[Finding]:
         yield warning("results", "results never expire", "result_expires = 86400")
 
 
-def workers(app: Any) -> Iterator[Finding]:
-    """Who answers on this broker."""
-    try:
-        with app.connection_for_write(connect_timeout=PING_SECONDS) as connection:
-            connection.connect()
-            if connection.transport.driver_type == "redis":
-                connection.default_channel.client.ping()
-            answers = app.control.ping(timeout=PING_SECONDS, connection=connection)
-    except Exception as problem:  # noqa: BLE001 - whatever a transport raises
-        yield unknown("workers", f"they cannot be asked: {protocol.mask_url(str(problem))}")
-        return
-    names = sorted(name for answer in answers for name in answer)
-    if names:
-        yield ok("workers", f"{len(names)} answer: {_names(names)}")
-    else:
-        yield unknown("workers", f"none answers within {PING_SECONDS:g} s", "are there any? remote control may be off")
-
-
 def visibility(app: Any) -> Iterator[Finding]:
     """On Redis: whether a task can outlast the time after which its message is given to another worker."""
     conf = app.conf
@@ -179,7 +160,7 @@ def visibility(app: Any) -> Iterator[Finding]:
     if longer:
         yield warning(
             "visibility",
-            f"visibility_timeout is {seconds:g} s, and these may run longer and then run twice: {_names(longer)}",
+            f"visibility_timeout is {seconds:g} s, and these may run longer and then run twice: {brief(longer)}",
             f"a time limit below it, or a longer visibility_timeout; {guarded}",
         )
     else:
@@ -213,7 +194,3 @@ def _types(accepted: Any) -> set[str]:
     from kombu.serialization import prepare_accept_content  # noqa: PLC0415
 
     return set(prepare_accept_content(accepted) or ())  # type: ignore[no-untyped-call]
-
-
-def _names(names: list[str], show: int = 4) -> str:
-    return ", ".join(names[:show]) + (f" and {len(names) - show} more" if len(names) > show else "")

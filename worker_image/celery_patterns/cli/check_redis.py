@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from celery.backends.redis import RedisBackend
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_application, check_rights
+from celery_patterns.cli import check_application, check_rights, check_workers, needed_rights
 from celery_patterns.cli.findings import Finding, error, ok, unknown, warning
 from celery_patterns.store import StoreError, StoreNotConfigured
 from celery_patterns.store.settings import store_url
@@ -58,7 +57,7 @@ def broker(app: Any) -> Iterator[Finding]:
         yield ok("broker", f"{where} answers")
         yield from _server(client, "")
         db = int(client.connection_pool.connection_kwargs.get("db") or 0)
-        yield from check_rights.rights(client, check_rights.of_broker(app, db), "")
+        yield from check_rights.rights(client, needed_rights.of_broker(app, db), "")
         yield from check_application.visibility(app)
         yield from _company(app, client)
 
@@ -72,7 +71,7 @@ def store(app: Any) -> Iterator[Finding]:
         yield warning("store", str(problem), "set CELERY_PATTERNS_STORE_URL")
         return
     try:
-        patterns.store.call(patterns.store.client.ping)
+        patterns.store.call(patterns.store.client.time)  # which the patterns use anyway: PING may be forbidden
     except StoreError as problem:
         yield error("store", str(problem), "circuits, locks, limits and dead letters need it")
         return
@@ -85,18 +84,46 @@ def store(app: Any) -> Iterator[Finding]:
         )
     if not same:
         yield from _server(patterns.store.client, "store: ")
-    yield from check_rights.rights(patterns.store.client, check_rights.of_store(app), "store: ")
+    yield from check_rights.rights(patterns.store.client, needed_rights.of_store(app), "store: ")
 
 
 def results(app: Any) -> Iterator[Finding]:
     """Whether the result backend's user may store results, if the backend is a Redis."""
-    if isinstance(app.backend, RedisBackend):
-        yield from check_rights.rights(app.backend.client, check_rights.of_results(app), "results: ")
+    needed = needed_rights.of_results(app)
+    if needed:
+        yield from check_rights.rights(app.backend.client, needed, "results: ")
 
 
 def _server(client: Any, whose: str) -> Iterator[Finding]:
-    """One server's own settings."""
-    info = client.info()
+    """One server's own settings, as far as its user may see them."""
+    try:
+        info = client.info()
+    except NoPermissionError:
+        yield unknown(
+            "server",
+            f"{whose}INFO is not allowed: version, role, memory, eviction and persistence are not seen",
+            "ACL SETUSER ... +info",
+        )
+    else:
+        yield from _settings(info, client, whose)
+    try:
+        seconds, microseconds = client.time()
+    except NoPermissionError:
+        yield unknown("clock", f"{whose}TIME is not allowed", "ACL SETUSER ... +time")
+        return
+    skew = seconds + microseconds / 1e6 - time.time()
+    if abs(skew) > SKEW_SECONDS:
+        yield warning(
+            "clock",
+            f"{whose}the server's clock and this machine's differ by {skew:+.1f} s",
+            "NTP on both: eta, expires and visibility timeouts compare workers' clocks (the patterns use the server's)",
+        )
+    else:
+        yield ok("clock", f"{whose}its clock differs by {skew:+.2f} s")
+
+
+def _settings(info: dict[str, Any], client: Any, whose: str) -> Iterator[Finding]:
+    """What INFO says."""
     version = str(info.get("redis_version", "0.0"))
     product = "Valkey" if "valkey_version" in info else "Redis"
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
@@ -109,16 +136,6 @@ def _server(client: Any, whose: str) -> Iterator[Finding]:
         yield error("replica", f"{whose}a read-only replica", "the URL of the primary")
     yield from _memory(info, whose)
     yield from _persistence(info, client, whose)
-    seconds, microseconds = client.time()
-    skew = seconds + microseconds / 1e6 - time.time()
-    if abs(skew) > SKEW_SECONDS:
-        yield warning(
-            "clock",
-            f"{whose}the server's clock and this machine's differ by {skew:+.1f} s",
-            "NTP on both: eta, expires and visibility timeouts compare workers' clocks (the patterns use the server's)",
-        )
-    else:
-        yield ok("clock", f"{whose}its clock differs by {skew:+.2f} s")
 
 
 def _memory(info: dict[str, Any], whose: str) -> Iterator[Finding]:
@@ -192,17 +209,23 @@ def _company(app: Any, client: Any) -> Iterator[Finding]:
 def _strange_queues(app: Any, client: Any, db: int) -> Iterator[Finding]:
     """Queues that somebody has bound here and this application does not know: seen also while they are empty."""
     prefix = str((app.conf.broker_transport_options or {}).get("global_keyprefix") or "")
-    names = (name for name in _sample(client)[0] if name.startswith(f"{prefix}_kombu.binding."))
-    bound = {_text(member).split(BINDING_SEPARATOR)[-1] for name in names for member in client.smembers(name)}
-    routes = app.conf.task_routes if isinstance(app.conf.task_routes, dict) else {}
-    known = {str(queue) for queue in app.amqp.queues}
-    known |= {str(route.get("queue")) for route in routes.values() if isinstance(route, dict)}
-    strange = sorted(name for name in bound - known if not name.endswith(".pidbox") and not name.startswith("celeryev"))
+    try:
+        names = [name for name in _sample(client)[0] if name.startswith(f"{prefix}_kombu.binding.")]
+        # kombu's client puts the prefix before the name.
+        members = [member for name in names for member in client.smembers(name.removeprefix(prefix))]
+    except RedisError:
+        return  # of what may not be looked at, _keys has told
+    bound = {_text(member).split(BINDING_SEPARATOR)[-1] for member in members}
+    strange = sorted(
+        name
+        for name in bound - check_workers.known_queues(app)
+        if not name.endswith(".pidbox") and not name.startswith("celeryev")
+    )
     if strange:
         yield warning(
             "database",
             f"database {db} has queues that this application does not name: {', '.join(strange[:3])} ({len(strange)})",
-            "if they are of another application, a database or server of its own; else name them in task_queues",
+            f"{check_workers.APART}; else name them in task_queues",
         )
 
 

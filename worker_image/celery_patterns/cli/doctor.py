@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_application, check_rabbitmq, check_redis
+from celery_patterns.cli import check_application, check_rabbitmq, check_redis, check_workers
 from celery_patterns.cli.application import add_arguments, application
 from celery_patterns.cli.exits import Exit
 from celery_patterns.cli.findings import ORDER, Finding, Level, unknown
@@ -57,7 +57,7 @@ def examine(app: Any) -> Iterator[Finding]:
         check_redis.store,
         check_redis.results,
         check_rabbitmq.broker,
-        check_application.workers,
+        check_workers.workers,
     ]
     for check in checks:
         try:

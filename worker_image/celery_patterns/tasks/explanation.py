@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from kombu import serialization
+from redis import Redis
 from redis.exceptions import RedisError
 
 from celery_patterns import protocol
@@ -142,11 +143,11 @@ def _broker(app: Any, found: Explanation, queues: Iterable[str]) -> dict[str, An
 
 
 def _redis_broker(channel: Any, found: Explanation, names: list[str]) -> dict[str, Any] | None:
-    client = channel.client
+    client, prefix = _plain(channel)
     for queue in names:
         before = 0
         for step in channel.priority_steps:
-            key = channel._q_for_pri(queue, step)  # noqa: SLF001 - the only one who knows the names
+            key = prefix + channel._q_for_pri(queue, step)  # noqa: SLF001 - the only one who knows the names
             for offset, raw in _messages(client, key):
                 message = _read_entry(raw)
                 if message is None:
@@ -173,7 +174,8 @@ def _messages(client: Any, key: str) -> Iterator[tuple[int, bytes]]:
 
 def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
     odd = 0
-    for index, tag, raw in _unacked(channel):
+    client, prefix = _plain(channel)
+    for index, tag, raw in _unacked(channel, client, prefix):
         held = _read_entry(raw, list)
         if held is None or len(held) != 3 or not isinstance(held[0], dict):
             odd += 1
@@ -182,7 +184,7 @@ def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
             continue
         message, _, queue = held
         found.where, found.queue = "worker", queue
-        taken = channel.client.zscore(index, tag)
+        taken = client.zscore(index, tag)
         since = "" if taken is None else f", taken or renewed {max(0.0, time.time() - float(taken)):.0f} s ago"
         found.sentences.append(
             f"a worker has it from the queue {queue}{since}: it runs, is reserved, or waits its time"
@@ -196,11 +198,16 @@ def _held(channel: Any, found: Explanation) -> dict[str, Any] | None:
     return None
 
 
-def _unacked(channel: Any) -> Iterator[tuple[str, bytes, bytes]]:
+def _plain(channel: Any) -> tuple[Any, str]:
+    """Return a client without kombu's prefix, which it puts before the keys of some commands only, and that prefix."""
+    return Redis(connection_pool=channel.pool), str(channel.global_keyprefix or "")
+
+
+def _unacked(channel: Any, client: Any, prefix: str) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield (index key, tag, entry) of what workers hold, those with a lease included."""
     for suffix in ("", protocol.LEASED_SUFFIX):
-        index = f"{channel.unacked_index_key}{suffix}"
-        for tag, raw in channel.client.hscan_iter(f"{channel.unacked_key}{suffix}", count=AT_ONCE):
+        index = f"{prefix}{channel.unacked_index_key}{suffix}"
+        for tag, raw in client.hscan_iter(f"{prefix}{channel.unacked_key}{suffix}", count=AT_ONCE):
             yield index, tag, raw
 
 

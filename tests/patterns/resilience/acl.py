@@ -1,0 +1,42 @@
+"""Users of a Redis who may do what doctor says is needed, and nothing else; and what they were denied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery_patterns.cli.needed_rights import Needs
+from servers import RedisServer
+
+
+def allowed(needs: Iterable[Needs]) -> list[str]:
+    """Return the rules that allow exactly what is needed."""
+    needs = list(needs)
+    commands = frozenset[str]().union(*(each.commands for each in needs))
+    patterns = {pattern for each in needs for pattern in each.keys.values()}
+    return [*(f"+{each.lower()}" for each in sorted(commands)), "&*", *(f"~{pattern}" for pattern in sorted(patterns))]
+
+
+def add_user(redis: RedisServer, name: str, needs: Iterable[Needs]) -> None:
+    """Make a user who may do exactly that; the password is ``pw``."""
+    with redis.client() as client:
+        admin: Any = client
+        admin.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *allowed(needs))
+
+
+def url_of(redis: RedisServer, name: str, db: int) -> str:
+    """Return a database's URL with such a user."""
+    return redis.url(db).replace("redis://", f"redis://{name}:pw@")
+
+
+PASSED_OVER = "client|setinfo"
+"""What redis-py says of itself to servers that know this command; it goes on where that is refused."""
+
+
+def denied(redis: RedisServer) -> set[tuple[str, str, str]]:
+    """Return what the server has refused since this was last asked: user, reason, and command, key or channel."""
+    with redis.client() as client:
+        admin: Any = client
+        found = {(each["username"], each["reason"], each["object"]) for each in admin.acl_log()}
+        admin.acl_log_reset()
+    return {(user, reason, what) for user, reason, what in found if what != PASSED_OVER}
