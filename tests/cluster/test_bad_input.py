@@ -262,7 +262,7 @@ def _failed(ground: Playground, name: str, element: Manifest) -> Manifest:
     ended = ground.wait_ended(name, within=RUN_SECONDS)
     found = condition(ended, "Succeeded")
     assert (found["status"], found["reason"]) == ("False", "TaskFailed")
-    assert _warnings(ground, "CeleryWorkflow", name, "TaskFailed")
+    assert ground.wait_event("CeleryWorkflow", name, "TaskFailed")["type"] == "Warning"
     failures = ended["status"]["failures"]
     assert len(failures) == 1
     failure: Manifest = failures[0]

@@ -42,10 +42,8 @@ def test_a_pool_grows_from_zero_to_three_on_a_burst_and_back_to_zero(ground: Pla
     assert_each_once(ground.ledger.entries(), ids)
     used = {entry.worker for entry in ground.ledger.started()}
     assert len(used) == 3, f"workers that had a share of the burst: {used}"
-    messages = " ".join(event["message"] for event in ground.events("CeleryWorkerPool", "pool"))
-    assert {event["reason"] for event in ground.events("CeleryWorkerPool", "pool")} >= {"ScaledOut", "ScaledIn"}, (
-        messages
-    )
+    for reason in ("ScaledOut", "ScaledIn"):
+        ground.wait_event("CeleryWorkerPool", "pool", reason)
 
 
 def test_the_last_worker_stays_until_the_idle_timeout(ground: Playground) -> None:
@@ -54,9 +52,8 @@ def test_the_last_worker_stays_until_the_idle_timeout(ground: Playground) -> Non
     eventually(lambda: len(ground.ledger.finished()) == 1, within=SCALED_OUT_SECONDS, every=0.1, what="the task's end")
     finished = ground.ledger.finished()[0].at
     ground.wait("Deployment", "pool-worker", lambda it: it["spec"]["replicas"] == 0, within=SCALED_IN_SECONDS, what="0")
-    scaled = [event for event in ground.events("CeleryWorkerPool", "pool") if event["reason"] == "ScaledIn"]
-    assert scaled, "no event tells of the scaling in"
-    gone_at = seconds_between("1970-01-01T00:00:00+00:00", _time_of(scaled[-1]))
+    scaled = ground.wait_event("CeleryWorkerPool", "pool", "ScaledIn")
+    gone_at = seconds_between("1970-01-01T00:00:00+00:00", _time_of(scaled))
     # Events count whole seconds.
     assert gone_at - finished >= IDLE_TIMEOUT - 1
 

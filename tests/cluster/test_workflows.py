@@ -120,7 +120,7 @@ def test_a_failing_task_fails_the_run_after_its_retries(workers: Playground) -> 
     assert sorted(attempts) == [("bad", attempt, "RuntimeError", "as expected") for attempt in (1, 2, 3)]
     steps = {step["name"]: (step["state"], step.get("attempts")) for step in status["steps"]}
     assert steps["bad"] == ("Failed", 3)
-    assert workers.events("CeleryWorkflow", "fails"), "no event tells of the failure"
+    workers.wait_event("CeleryWorkflow", "fails", "TaskFailed")
 
 
 def test_kubectl_wait_sees_the_end(workers: Playground) -> None:

@@ -19,6 +19,8 @@ from support.ledger import Ledger
 
 POD_READY_SECONDS = 60.0
 """From created to ready, on a node that also runs the tests: two or three seconds when nothing else does."""
+EVENT_SECONDS = 5.0
+"""Events are written one after another beside the operator's work, by an API server that serves everything else too."""
 GONE_SECONDS = 120.0
 """Workers finish what they run before they go; nothing in these tests runs for longer than a minute."""
 
@@ -185,6 +187,19 @@ class Playground:
     def events(self, kind: str, name: str) -> list[Manifest]:
         """Return the events about an object."""
         return self.api.list("Event", self.name, fieldSelector=f"involvedObject.name={name},involvedObject.kind={kind}")
+
+    def wait_event(self, kind: str, name: str, reason: str, *, within: float = EVENT_SECONDS) -> Manifest:
+        """Return an object's latest event with a reason; it is written some time after what it tells of."""
+        told = eventually(
+            lambda: [event for event in self.events(kind, name) if event["reason"] == reason],
+            within=within,
+            every=0.1,
+            what=lambda: f"an event {reason} about {kind} {name}; told: {self._told(kind, name)}",
+        )
+        return told[-1]
+
+    def _told(self, kind: str, name: str) -> str:
+        return "; ".join(f"{event['reason']}: {event['message']}" for event in self.events(kind, name)) or "nothing"
 
     def outputs(self, name: str) -> dict[str, Any]:
         """Return what a workflow's status shows as outputs, by name."""
