@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from typing import Any
 
@@ -21,7 +22,8 @@ from celery_patterns.tasks import (
     current_context,
 )
 
-app = PatternApp("shop")
+# What is too large for a message lies in this folder; with workers on several machines it is a bucket (s3://...).
+app = PatternApp("shop", include=["partners"], blob=f"file://{tempfile.gettempdir()}/shop")
 
 
 class PartnerBusy(Exception):  # noqa: N818 - it is no fault

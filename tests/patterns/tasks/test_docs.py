@@ -13,17 +13,24 @@ from typing import Any
 
 import pytest
 
+from pages import PATTERNS, WITH_A_WORKER, blocks
 from patterns.tasks.conftest import LEDGER
 from servers import RedisServer, Worker, celery_worker
 
-DOCS = Path(__file__).parents[3] / "docs" / "patterns"
-PAGES = sorted(DOCS.glob("tasks*.md"))
-BLOCK = re.compile(r"^```(\w+)\n(?:# (\S+\.py)\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\S+\.py)\n")
+TASK = re.compile(r"\bname=\"([\w.]+)\"")
 
 
-def blocks(page: Path) -> list[tuple[str, str, str]]:
-    """Return (language, file name, text) of each block of a page."""
-    return [(match[1], match[2] or "", match[3]) for match in BLOCK.finditer(page.read_text())]
+def files(page: str) -> dict[str, str]:
+    """Return the text of each file that a page's Python makes, by its name."""
+    found: dict[str, str] = {}
+    for block in blocks(PATTERNS / page):
+        if block.language == "python":
+            named = FILE.match(block.text)
+            assert named, f"{block}: a block of Python begins with the name of its file"
+            assert named[1] not in found, f"{block}: the page has two files of this name"
+            found[named[1]] = block.text
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +39,14 @@ def programs(
 ) -> Iterator[tuple[Path, Worker, dict[str, str]]]:
     """A folder with the files of all pages, a worker that runs their applications, and its environment."""
     folder = tmp_path_factory.mktemp("docs")
-    modules = []
-    for page in PAGES:
-        for language, name, text in blocks(page):
-            if language == "python":
-                (folder / name).write_text(text)
-                modules += [] if name.startswith("call_") else [name.removesuffix(".py")]
+    modules, tasks = [], set[str]()
+    for page in WITH_A_WORKER:
+        for name, text in files(page).items():
+            assert not (folder / name).exists(), f"{page}: another page has a file {name}"
+            assert not (named := set(TASK.findall(text)) & tasks), f"{page}: other pages have tasks {named}"
+            tasks |= set(TASK.findall(text))
+            (folder / name).write_text(text)
+            modules += [] if name.startswith("call_") else [name.removesuffix(".py")]
     lines = [f"import {module}" for module in modules]
     # A task that is declared in one application is known to every other of the same process.
     lines += ["from celery_patterns.tasks import PatternApp", f'app = PatternApp("all", blob="file://{folder}/claims")']
@@ -51,20 +60,22 @@ def programs(
         yield folder, worker, {**os.environ, **environment, **variables}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_the_code_of_a_page_runs(page: Path, programs: tuple[Path, Worker, dict[str, str]]) -> None:
+@pytest.mark.parametrize("page", WITH_A_WORKER)
+def test_no_block_of_a_page_is_left_out(page: str) -> None:
+    for block in blocks(PATTERNS / page):
+        assert block.language in ("python", "json"), f"{block}: a block of {block.language!r} is run by nothing"
+        if block.language == "json":
+            json.loads(block.text)
+
+
+@pytest.mark.parametrize("page", WITH_A_WORKER)
+def test_the_code_of_a_page_runs(page: str, programs: tuple[Path, Worker, dict[str, str]]) -> None:
     folder, worker, environment = programs
-    found = blocks(page)
-    callers = [name for _, name, _ in found if name.startswith("call_")]
+    callers = [name for name in files(page) if name.startswith("call_")]
     assert callers, "the page calls nothing"
-    for language, name, text in found:
-        assert language in ("python", "json"), f"a block of {language} is run by nothing"
-        assert language != "python" or name, "a block of Python begins with the name of its file"
-        if language == "json":
-            json.loads(text)
     for caller in callers:
         command = [sys.executable, caller]
         done = subprocess.run(
             command, check=False, env=environment, cwd=folder, capture_output=True, text=True, timeout=50
         )
-        assert done.returncode == 0, f"{page.name}, {caller}:\n{done.stdout}{done.stderr}\n{worker.log()}"
+        assert done.returncode == 0, f"{page}, {caller}:\n{done.stdout}{done.stderr}\n{worker.log()}"

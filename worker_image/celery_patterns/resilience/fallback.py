@@ -32,7 +32,8 @@ _MISSING: Final = object()
 class Fallback(Policy):
     """End as a success after all, with something else.
 
-    It is asked after the retry policy, so it answers only when there is no further try. Exactly one of ``value``,
+    It is asked after the retry policy, so it answers only when there is no further try; and where the task did not run
+    because a circuit is open or a bulkhead full (``on_open="fail"``, ``on_full="fail"``). Exactly one of ``value``,
     ``function`` and ``task`` is given.
 
     Args:
@@ -91,3 +92,11 @@ class Fallback(Policy):
             result = self.value
         logger.warning("%s[%s] failed and falls back: %s", call.name, call.id, verdict.reason)
         return Instead(result)
+
+    @override
+    def on_refusal(self, call: Call, error: Exception) -> Instead | None:
+        """Give the other result if what the task needs asks for patience; a duplicate, say, is no failure to mend."""
+        if not isinstance(classify(error, self.rules), Throttled):
+            return None
+        remedy = self.on_failure(call, error)
+        return remedy if isinstance(remedy, Instead) else None

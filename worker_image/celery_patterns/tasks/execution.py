@@ -215,8 +215,15 @@ class Execution:
             self._defer(decision)
         if isinstance(decision, Drop):
             self._drop(decision.reason)
-        self._give_up(decision.error)
-        raise decision.error
+        return self._refused(decision.error)
+
+    def _refused(self, error: Exception) -> Any:
+        for policy in self.task.plan.policies:
+            remedy = policy.on_refusal(self.call, error)
+            if remedy is not None:
+                return self._instead(remedy.result, Outcome.ENDED, error)
+        self._give_up(error)
+        raise error
 
     def _drop(self, reason: str) -> NoReturn:
         logger.info("%s[%s] is dropped: %s", self.call.name, self.call.id, reason)

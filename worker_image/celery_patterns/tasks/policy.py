@@ -314,6 +314,9 @@ class Policy:
     def on_failure(self, call: Call, error: BaseException) -> Remedy | None:
         """The task raised. None: no opinion."""
 
+    def on_refusal(self, call: Call, error: Exception) -> Instead | None:
+        """Another policy did not let the task run, which is its failure. None: it stays that."""
+
     def given_up(self, call: Call, error: BaseException) -> None:
         """The task has failed for good; before its failure is stored."""
 

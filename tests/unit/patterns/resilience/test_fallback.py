@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from kombu.exceptions import OperationalError
 
+from celery_patterns.resilience.bulkhead import BulkheadFull
+from celery_patterns.resilience.circuit import CircuitOpen
 from celery_patterns.resilience.fallback import Fallback
+from celery_patterns.tasks.errors import DuplicateCall
 from celery_patterns.tasks.policy import Call, Instead, PolicyError
 
 
@@ -21,6 +24,17 @@ def call(**arguments: Any) -> Call:
 
     app = SimpleNamespace(send_task=send_task)
     return Call(task=SimpleNamespace(name="price", app=app, sent=sent), id="id1", token="t", arguments=arguments)
+
+
+def test_value_stands_in_for_a_call_that_was_not_made_because_what_it_needs_is_away_or_full() -> None:
+    fallback = Fallback(value=None)
+    assert fallback.on_refusal(call(), CircuitOpen("api", 30)) == Instead(None)
+    assert fallback.on_refusal(call(), BulkheadFull("db", 4, 30)) == Instead(None)
+    assert Fallback(value=None, on=("transient",)).on_refusal(call(), CircuitOpen("api", 30)) is None
+
+
+def test_a_duplicate_stays_the_error_that_its_policy_was_asked_for() -> None:
+    assert Fallback(value=None).on_refusal(call(), DuplicateCall("runs already")) is None
 
 
 def test_value_stands_in_for_a_failure_of_the_kinds_it_is_for() -> None:
