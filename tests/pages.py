@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing_extensions import override
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 PATTERNS = CHECKOUT / "docs" / "patterns"
 PAGES = sorted(
@@ -36,6 +38,7 @@ class Block:
     """What the fence names; empty: nothing, or the block is made by indentation."""
     text: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 

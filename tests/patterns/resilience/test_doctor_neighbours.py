@@ -29,6 +29,12 @@ def neighbour(redis: RedisServer) -> Iterator[Worker]:
         yield worker
 
 
+@pytest.fixture(autouse=True)
+def no_tasks_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has imported other applications shares their tasks with each that it makes."""
+    monkeypatch.setattr("celery._state._on_app_finalizers", set())
+
+
 def application(broker: str, *tasks: str, queue: str, prefix: str = "") -> Celery:
     """Return an application with tasks of these names and one queue."""
     app = Celery("shop", broker=broker, set_as_current=False)

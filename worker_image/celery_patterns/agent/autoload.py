@@ -28,8 +28,17 @@ _agents: list[WorkerAgent] = []
 
 
 def join_worker(sender: Any, **_: Any) -> None:
-    """Add the agent's steps to the worker that is about to build its own."""
-    agent = sender.celery_patterns_agent = WorkerAgent(sender, AgentSettings.from_environment())
+    """Add the agent's steps to the worker that is about to build its own.
+
+    Raises:
+        SystemExit: If a setting is wrong. Celery passes over any other error of a signal's receiver, and the worker
+            would run without what its pool watches and scales it by.
+    """
+    try:
+        settings = AgentSettings.from_environment()
+    except ValueError as error:
+        raise SystemExit(f"the agent cannot start: {error}") from error
+    agent = sender.celery_patterns_agent = WorkerAgent(sender, settings)
     _agents[:] = [agent]
     sender.app.steps["worker"].add(AgentStep)
     sender.app.steps["consumer"].add(ConsumingStep)
