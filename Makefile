@@ -15,8 +15,11 @@ CLUSTER_JOBS ?= 2
 CLUSTER_TESTS := $(BIN)/pytest -v --timeout=900 --durations=20 tests/cluster
 # A choice of tests may be in one half only (5: there are none in the other).
 CLUSTER_ARGS = $(PYTEST_ARGS)$(if $(PYTEST_ARGS), || test $$? = 5)
-# One kind of Redis (redis-7, redis-8, valkey-8) for all tests; none: most run on the first, what keeps state in Redis on each.
+# One kind of Redis for all tests. Plain pytest, without TEST_REDIS, runs what keeps state in Redis on each kind of it.
 REDIS ?= $(TEST_REDIS)
+FIRST_REDIS := redis-7
+OTHER_REDIS := redis-8 valkey-8
+TESTS := $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 ##@ For everybody
 
@@ -70,13 +73,17 @@ format: $(VENV)/.installed ## Let ruff format and mend what it can
 	@$(BIN)/ruff format .
 
 .PHONY: test
-test: $(VENV)/.installed system ## Every check and test that needs no cluster (REDIS=valkey-8: all on this one kind)
+test: $(VENV)/.installed system ## Every check and test that needs no cluster, on Redis 7 (REDIS=valkey-8: on that)
 	@$(MAKE) --no-print-directory --jobs=3 lint type tests # tests mostly wait, so the checks cost no time beside them
 
 # In the order of names: the folders with real servers first, and tests/unit, whose files end in a moment, last.
 .PHONY: tests
 tests: $(VENV)/.installed
-	@TEST_REDIS="$(REDIS)" $(BIN)/pytest -q --ignore=tests/cluster --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@TEST_REDIS="$(or $(REDIS),$(FIRST_REDIS))" $(TESTS) --ignore=tests/cluster $(PYTEST_ARGS)
+
+.PHONY: test-servers
+test-servers: $(VENV)/.installed system ## What works on a Redis (workers, patterns, adapters) on Redis 8 and Valkey 8 too
+	@for kind in $(OTHER_REDIS); do TEST_REDIS=$$kind $(TESTS) tests/agent tests/contract tests/patterns $(PYTEST_ARGS); done
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write crds/, the chart's CRDs and values schema, and the field reference
