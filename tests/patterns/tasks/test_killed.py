@@ -23,7 +23,7 @@ WaitStart = Callable[..., dict[str, Any]]
 DoomedAndHeir = Callable[[Any], AbstractContextManager[tuple[Worker, Worker]]]
 
 LEASE_SECONDS = 2
-# Where a frozen worker's message is to come back soon. Elsewhere so short a timeout would deliver a slow test's messages twice.
+# Where a frozen worker's message is to come back soon. So short a timeout delivers a slow test's messages twice.
 SOON_BACK = {"SHOP_VISIBILITY": "2"}
 
 
