@@ -17,7 +17,7 @@ from celery_operator import __version__
 from celery_operator.adapters.agents import AiohttpWorkerAgents
 from celery_operator.adapters.clock import SystemClock
 from celery_operator.adapters.connections import CeleryConnections
-from celery_operator.adapters.failpoints import ending_at
+from celery_operator.adapters.failpoints import acting_at
 from celery_operator.adapters.garbage import calm_garbage_collector, give_back_when_quiet
 from celery_operator.adapters.health_server import HealthServer
 from celery_operator.adapters.kubernetes.cluster import KubernetesCluster
@@ -108,7 +108,7 @@ async def lead(
         connections=connections,
         apps=apps,
         clock=clock,
-        reached=ending_at(settings.failpoint, settings.failpoint_hits),
+        reached=acting_at(settings.failpoint, settings.failpoint_hits, settings.failpoint_action),
         metrics=metrics,
         guarded=guarded,
     )

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from celery_operator.services.failpoints import FailpointAction
+
 PREFIX = "CELERY_OPERATOR_"
 
 
@@ -38,9 +40,11 @@ class Settings(BaseModel):
     kubeconfig: str | None = None
     """Path of a kubeconfig; default: the pod's service account, else KUBECONFIG or ~/.kube/config."""
     failpoint: str | None = None
-    """For tests: the place where the process ends itself (see services/failpoints.py)."""
+    """For tests: the place where the process ends itself or stands still (see services/failpoints.py)."""
+    failpoint_action: FailpointAction = FailpointAction.END
+    """For tests: what it does there."""
     failpoint_hits: int = Field(default=1, ge=1)
-    """For tests: how many processes end there before the place is passed unharmed."""
+    """For tests: how many times it does so before the place is passed unharmed."""
 
     @field_validator("watch_namespaces", mode="before")
     @classmethod

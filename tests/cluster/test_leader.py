@@ -32,9 +32,16 @@ SHORT_LEASE = "6"
 """Seconds, where leaders die without giving their lease back, again and again: the time until the next one leads."""
 FAILPOINTS = ("after-publish", "before-checkpoint", "after-checkpoint", "before-final-status")
 
+STANDS, GOES_ON = "standing at a failpoint", "going on from a failpoint"
+"""What the operator's log says (adapters/failpoints.py)."""
+
 
 def _dying_at(point: str) -> pytest.MarkDecorator:
     return pytest.mark.operator_env(CELERY_OPERATOR_FAILPOINT=point, CELERY_OPERATOR_LEASE_DURATION_SECONDS=SHORT_LEASE)
+
+
+def _standing_at(point: str) -> pytest.MarkDecorator:
+    return pytest.mark.operator_env(CELERY_OPERATOR_FAILPOINT=point, CELERY_OPERATOR_FAILPOINT_ACTION="hold")
 
 
 @pytest.fixture
@@ -66,12 +73,7 @@ def test_a_leader_that_was_stopped_past_its_lease_ends_when_it_is_continued(
     _await_progress(running, PROGRESS)
     continued = signals.send("SIGCONT", namespace=operator.namespace, pod=leader, container=CONTAINER)
     assert continued == stopped
-    eventually(
-        lambda: operator.exits() == [75] and operator.holder() != holder,
-        within=LEASE_SECONDS,
-        every=0.2,
-        what=lambda: f"the end of the stopped leader:\n{operator.describe()}",
-    )
+    _await_end_of_stopped(operator, holder)
     _assert_complete(running, FEWER_ITEMS)
 
 
@@ -98,12 +100,44 @@ def test_a_leader_that_dies_at_a_failpoint_loses_and_repeats_nothing(
     assert FAILPOINT_EXIT in operator.exits(), f"nobody died at {point}:\n{operator.describe()}"
 
 
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=_standing_at(point)) for point in FAILPOINTS], ids=FAILPOINTS
+)
+def test_a_leader_that_was_stopped_at_a_failpoint_past_its_lease_loses_and_repeats_nothing(
+    running: Playground, operator: Release, signals: Signals, point: str
+) -> None:
+    """Continued, it goes on with what it had half done, while its successor has done the same from the checkpoint."""
+    items = 40
+    holder, leader = operator.holder(), operator.leader()
+    assert leader is not None
+    running.create_workflow("fan-out", **fan_out_and_total(items=items, seconds=0.4, parallelism=SLOTS))
+    eventually(lambda: STANDS in operator.log(leader), within=60, every=0.1, what=f"a leader that stands at {point}")
+    stopped = signals.send("SIGSTOP", namespace=operator.namespace, pod=leader, container=CONTAINER)
+    assert stopped >= 1
+    assert GOES_ON not in operator.log(leader), "it was stopped too late"
+    operator.wait_new_leader(holder)
+    continued = signals.send("SIGCONT", namespace=operator.namespace, pod=leader, container=CONTAINER)
+    assert continued == stopped
+    _await_end_of_stopped(operator, holder)
+    _assert_complete(running, items)
+
+
 def test_a_standby_takes_over_from_a_leader_that_leaves(operator: Release) -> None:
     """A leader that is told to go gives its lease back: nobody waits for it to expire."""
     holder, leader = operator.holder(), operator.leader()
     assert leader is not None
     operator.cluster.kubectl("delete", "pod", leader, "-n", operator.namespace, "--wait=false")
     assert operator.wait_new_leader(holder, within=GIVEN_BACK_SECONDS) != leader
+
+
+def _await_end_of_stopped(operator: Release, holder: str) -> None:
+    """Wait until the former holder has ended as one that lost its lease, and not taken it back."""
+    eventually(
+        lambda: operator.exits() == [75] and operator.holder() != holder,
+        within=LEASE_SECONDS,
+        every=0.2,
+        what=lambda: f"the end of the stopped leader:\n{operator.describe()}",
+    )
 
 
 def _await_progress(ground: Playground, count: int) -> None:

@@ -1,6 +1,6 @@
-"""Named places where a test can end the process, to show that a crash right there loses and repeats nothing.
+"""Named places where a test can end or stop the process, to show that this loses and repeats nothing right there.
 
-Off unless the setting names a point: then reaching it is the last thing the process does. Never set in production.
+Off unless the setting names a point. Never set in production.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ class Failpoint(StrEnum):
     """The checkpoint is written, status is not."""
     BEFORE_FINAL_STATUS = "before-final-status"
     """The run is over; nobody has been told."""
+
+
+class FailpointAction(StrEnum):
+    """What happens there."""
+
+    END = "end"
+    HOLD = "hold"
+    """The event loop stands still for some seconds; other threads, the watchdog's among them, do not."""
 
 
 Reached = Callable[[Failpoint], None]

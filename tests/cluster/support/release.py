@@ -162,6 +162,10 @@ class Release:
         shown = self.cluster.attempt("get", "pods,leases", "-n", self.namespace, "-o", "wide").said
         return f"{shown}\n{self.logs(lines=40)}"
 
+    def log(self, pod: str) -> str:
+        """Return what a pod's running container has said, whole."""
+        return self.cluster.kubectl("logs", "-n", self.namespace, pod)
+
     def logs(self, *, lines: int = 200) -> str:
         """Return the end of the operator's logs, those of containers that ended just now included."""
         parts: list[str] = []
