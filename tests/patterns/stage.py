@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from celery import Celery
+from redis import Redis
 
 from celery_patterns.resilience.letter_streams import LetterStreams
 from celery_patterns.resilience.letters import Letter
@@ -74,6 +75,15 @@ class Stage:
         with self.redis.client(LEDGER_DB) as client:
             found: Any = client.get(key)
             return int(found or 0)
+
+    def held(self) -> int:
+        """Count the messages of the stage's queue that workers on its Redis hold.
+
+        Workers of other tests, which were killed with what they held, have left others.
+        """
+        with Redis.from_url(self.broker) as client:
+            messages: Any = client.hvals("unacked")
+        return sum(self.queue.encode() in message for message in messages)
 
     def wait_letters(self, count: int, within: float = WITHIN, what: Any = "") -> list[Letter]:
         """Wait for so many letters of the queue; oldest first."""

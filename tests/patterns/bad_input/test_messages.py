@@ -41,8 +41,7 @@ def stage(running: Running) -> Iterator[Stage]:
     stage.wait_done(stage.send("ok", "good"), worker)
     stage.wait_idle(worker)
     if not stage.broker.startswith("amqp"):
-        with stage.redis.client() as client:
-            eventually(lambda: client.hlen("unacked") == 0, within=WITHIN, what=worker.log)
+        eventually(lambda: stage.held() == 0, within=WITHIN, what=worker.log)
 
 
 def raw(body: Any = BODY, **headers: Any) -> Raw:
@@ -237,7 +236,7 @@ def test_task_that_is_due_in_millennia_is_held_and_others_go_on(redis: RedisServ
         stage.wait_done(stage.send("ok", "beside"), worker)
         assert worker.stop(WITHIN) == 0
         with redis.client() as client:
-            assert (client.llen(stage.queue), client.hlen("unacked")) == (1, 0), worker.log()
+            assert (client.llen(stage.queue), stage.held()) == (1, 0), worker.log()
 
 
 def test_what_is_kept_is_counted(stage: Stage, running: Running) -> None:

@@ -54,8 +54,7 @@ def test_worker_on_a_broker_without_memory_finishes_what_it_holds_and_goes_on_la
         for task_id in (first, *more):
             stage.wait_done(task_id, worker)
         assert [stage.ran(f"{acks}-{number}") for number in range(10)] == [1] * 10
-        with full.client() as client:
-            eventually(lambda: client.hlen("unacked") == 0, within=WITHIN, what=worker.log)
+        eventually(lambda: stage.held() == 0, within=WITHIN, what=worker.log)
         assert "the broker's Redis has memory again" in worker.log()
 
 
@@ -137,8 +136,7 @@ def test_result_waits_until_there_is_memory(redis: RedisServer, full: RedisServe
             within=WITHIN,
             what=worker.log,
         )
-        with redis.client() as client:
-            assert client.hlen("unacked") == 1
+        assert stage.held() == 1
         fill(full, full=False)
         with full.client() as client:
             results: Any = client

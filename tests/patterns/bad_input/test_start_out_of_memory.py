@@ -39,7 +39,7 @@ def waiting(server: RedisServer, stage: Stage) -> tuple[int, int]:
     """Return how many messages wait in the queue, and how many some worker holds."""
     with server.client() as client:
         found: Any = client
-        return int(found.llen(stage.queue)), int(found.hlen("unacked"))
+        return int(found.llen(stage.queue)), stage.held()
 
 
 def seconds_of_cpu(worker: Worker) -> float:

@@ -20,7 +20,7 @@ from patterns.resilience.stage import Stage, lines_on_letters
 from servers import RedisServer, Worker, eventually, redis_server
 
 ALONE_DB = 6
-"""A broker's database without the worker that the other tests share."""
+"""A broker's database without the worker that the others share, which brings back what is held for two seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,7 @@ def stage(running: tuple[Stage, Worker]) -> Iterator[Stage]:
     assert worker.process.poll() is None, worker.log()
     done = stage.send("ok", "still works")
     eventually(lambda: stage.state(done) == "SUCCESS", what=worker.log)
-    with stage.redis.client() as client:
-        eventually(lambda: client.hlen("unacked") == 0, what=worker.log)
+    eventually(lambda: stage.held() == 0, what=worker.log)
 
 
 def test_message_that_is_no_json(stage: Stage) -> None:
@@ -204,7 +203,7 @@ def test_letters_are_counted_on_the_metrics(redis: RedisServer) -> None:
 
 def test_letters_that_cannot_be_kept_are_counted_too(redis: RedisServer) -> None:
     """They wait while the store is away; those that can never be kept are lost but for the log."""
-    with redis_server() as apart, Stage.on(redis, redis.url(0)) as stage:
+    with redis_server() as apart, Stage.on(redis, redis.url(ALONE_DB)) as stage:
         env = {store_settings.ENV_URL: apart.url(), "CELERY_PATTERNS_DEAD_LETTERS": "all"}
         with stage.worker(env=env, app="patient:app") as worker:
             apart.stop()
@@ -229,7 +228,7 @@ def test_oversized_message_is_kept_undecoded(redis: RedisServer) -> None:
 @pytest.mark.parametrize("trouble", ["down", "full"])
 def test_store_in_trouble_holds_the_message_back_until_its_letter_is_kept(redis: RedisServer, trouble: str) -> None:
     """Down, or out of memory: the message stays unacknowledged, others go on, and nothing is lost."""
-    with redis_server() as apart, Stage.on(redis, redis.url(0)) as stage:
+    with redis_server() as apart, Stage.on(redis, redis.url(ALONE_DB)) as stage:
         env = {store_settings.ENV_URL: apart.url(), "CELERY_PATTERNS_DEAD_LETTERS": "all"}
         # Longer than the test: what is held back must not come again meanwhile.
         with stage.worker(concurrency=2, env=env, app="patient:app") as worker:
@@ -240,8 +239,7 @@ def test_store_in_trouble_holds_the_message_back_until_its_letter_is_kept(redis:
                     client.config_set("maxmemory", "1")
             sent = stage.send("plain_fail", "held")
             eventually(lambda: "cannot be kept as a dead letter yet" in worker.log(), what=worker.log)
-            with redis.client() as client:
-                assert client.hlen("unacked") == 1
+            assert stage.held() == 1
             done = stage.send("plain_ok", "others go on")
             eventually(lambda: stage.state(done) == "SUCCESS", what=worker.log)
             if trouble == "down":
@@ -252,8 +250,7 @@ def test_store_in_trouble_holds_the_message_back_until_its_letter_is_kept(redis:
             store = Store(stage.app, StoreSettings(url=apart.url()))
             letters = eventually(lambda: list(LetterStreams(store).scan(stage.queue)), what=worker.log)
             assert [letter.message.task_id for letter in letters] == [sent]
-            with redis.client() as client:
-                eventually(lambda: client.hlen("unacked") == 0, what=worker.log)
+            eventually(lambda: stage.held() == 0, what=worker.log)
             store.close()
 
 
