@@ -17,6 +17,8 @@ class Agenda:
     """When the last sweep began, or the run."""
     status: datetime
     checkpoint: datetime
+    servers: datetime
+    """Not sooner it is asked whether a server that does not answer is another one by now."""
     progress: datetime
     """Last sign of progress."""
     sweep_interval: timedelta = FIRST_INTERVAL

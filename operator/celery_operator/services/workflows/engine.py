@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from celery_operator.api.validation import InvalidResource, validate_hidden
 from celery_operator.api.workflow import CeleryWorkflow, WorkflowStatus
 from celery_operator.domain.errors import ClusterError, DependencyError, Gone, SpecError
+from celery_operator.domain.pools.resolved_app import ResolvedApp
 from celery_operator.domain.workflows.compile import compile_workflow
-from celery_operator.domain.workflows.graph import Graph
 from celery_operator.domain.workflows.lost import default_lost_after
 from celery_operator.domain.workflows.report import Stall, report, stalled
-from celery_operator.domain.workflows.state import RunState, initial_state
+from celery_operator.domain.workflows.state import initial_state
 from celery_operator.services.apps import AppResolver
 from celery_operator.services.failpoints import Reached, never
 from celery_operator.services.guarded import GuardedQueues
@@ -35,7 +35,7 @@ from celery_operator.services.spec_errors import spec_error
 from celery_operator.services.workflows.checkpoint import read_checkpoint
 from celery_operator.services.workflows.listeners import Listeners
 from celery_operator.services.workflows.pace import Pace
-from celery_operator.services.workflows.run import Ports, WorkflowRun
+from celery_operator.services.workflows.run import Ports, Progress, ServersMoved, WorkflowRun
 from celery_operator.services.workflows.shared_apps import SharedApps
 from celery_operator.services.workflows.status import KIND, StatusWriter, has_ended, is_final
 
@@ -55,6 +55,8 @@ class _Known:
     generation: int
     task: asyncio.Task[None] | None = None
     run: WorkflowRun | None = None
+    progress: Progress | None = None
+    """How far a run was that left its servers: newer than any checkpoint."""
 
 
 class WorkflowEngine:
@@ -163,6 +165,10 @@ class WorkflowEngine:
             except Gone:  # deleted, and not reported yet; or the report was lost with a watch
                 self._say_farewell(key, known)
                 break
+            except ServersMoved as moved:
+                log.info("servers have changed", workflow=str(key), what=str(moved))
+                known.progress = known.run.progress if known.run is not None else None
+                retry = FIRST_RETRY
             except DependencyError as error:
                 log.warning("workflow postponed", workflow=str(key), why=error.message)
             except Exception as error:
@@ -199,10 +205,7 @@ class WorkflowEngine:
         try:
             validate_hidden(manifest)
             workflow = CeleryWorkflow.model_validate(_of_spec(manifest))
-            checkpoint = (
-                await read_checkpoint(self._cluster, key, known.uid) if previous and previous.checkpoint else None
-            )
-            graph, state = checkpoint or self._compile(workflow, previous)
+            progress = known.progress or await self._left(key, known.uid, previous) or self._compile(workflow, previous)
             app = await self._apps.resolve(key.namespace, workflow.spec.app_ref, workflow.spec.app)
             broker = self._connections.broker(app.broker_url)
             backend = self._connections.result_backend(app.require_backend())
@@ -214,9 +217,8 @@ class WorkflowEngine:
             uid=known.uid,
             generation=known.generation,
             workflow=workflow,
-            graph=graph,
-            state=state,
-            adopted=previous is not None and previous.start_time is not None,
+            progress=progress,
+            adopted=known.progress is not None or (previous is not None and previous.start_time is not None),
             ports=Ports(
                 cluster=self._cluster,
                 broker=broker,
@@ -228,14 +230,33 @@ class WorkflowEngine:
                 pace=self._pace,
                 lost_after=default_lost_after(app),
                 guards=functools.partial(self._guarded.serves, app.broker_url),
+                moved=functools.partial(self._moved, key, workflow, app),
             ),
         )
 
-    def _compile(self, workflow: CeleryWorkflow, previous: WorkflowStatus | None) -> tuple[Graph, RunState]:
+    async def _left(self, key: ObjectKey, uid: str, previous: WorkflowStatus | None) -> Progress | None:
+        """Return how far an earlier process noted that the run is, if it did."""
+        if previous is None or not previous.checkpoint:
+            return None
+        found = await read_checkpoint(self._cluster, key, uid)
+        return None if found is None else Progress(*found)
+
+    async def _moved(self, key: ObjectKey, workflow: CeleryWorkflow, app: ResolvedApp) -> bool:
+        """Whether the workflow's application names other servers than this, all of which can be talked to."""
+        try:
+            found = await self._apps.resolve(key.namespace, workflow.spec.app_ref, workflow.spec.app)
+            self._connections.broker(found.broker_url)
+            self._connections.result_backend(found.require_backend())
+        except (SpecError, DependencyError):
+            return False  # a run that has begun is not ended by that; what it had may answer again
+        return (found.broker_url, found.backend_url) != (app.broker_url, app.backend_url)
+
+    def _compile(self, workflow: CeleryWorkflow, previous: WorkflowStatus | None) -> Progress:
         graph = compile_workflow(workflow.spec)
         run = previous.run if previous else 1
         begun = previous.start_time if previous else None  # the deadline counts from the first process's start
-        return graph, initial_state(graph, run=run, now=datetime.fromisoformat(begun) if begun else self._clock.now())
+        now = datetime.fromisoformat(begun) if begun else self._clock.now()
+        return Progress(graph, initial_state(graph, run=run, now=now))
 
     async def _refuse(self, known: _Known, writer: StatusWriter, error: SpecError) -> None:
         status = report(

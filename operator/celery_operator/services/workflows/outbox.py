@@ -19,15 +19,22 @@ LONGEST_RETRY = timedelta(seconds=30)
 class Outbox:
     """The messages of one run on their way to its broker. What cannot be sent stays, in order, and is sent later."""
 
-    def __init__(self, broker: Broker, *, clock: Clock, metrics: Metrics, reached: Reached) -> None:
+    def __init__(
+        self, broker: Broker, unsent: Sequence[TaskMessage] = (), *, clock: Clock, metrics: Metrics, reached: Reached
+    ) -> None:
         self._broker = broker
         self._clock = clock
         self._metrics = metrics
         self._reached = reached
-        self._unsent: list[TaskMessage] = []
+        self._unsent = list(unsent)
         self._retry = FIRST_RETRY
         self.due: datetime | None = None
         """When to try again; None: nothing stands against sending."""
+
+    @property
+    def unsent(self) -> tuple[TaskMessage, ...]:
+        """What no broker has taken yet."""
+        return tuple(self._unsent)
 
     def __bool__(self) -> bool:
         """Whether something waits to be sent."""

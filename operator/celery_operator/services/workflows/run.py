@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +13,14 @@ import structlog
 
 from celery_operator.api.workflow import CeleryWorkflow, Checkpoint, WorkflowStatus
 from celery_operator.domain.conditions import rfc3339
-from celery_operator.domain.errors import BrokerError, ClusterError, DependencyError, Gone, ResultBackendError
+from celery_operator.domain.errors import (
+    BrokerError,
+    CeleryOperatorError,
+    ClusterError,
+    DependencyError,
+    Gone,
+    ResultBackendError,
+)
 from celery_operator.domain.messages import TaskMessage
 from celery_operator.domain.workflows.advance import advance
 from celery_operator.domain.workflows.again import publish_again
@@ -48,8 +55,15 @@ SHOWN_FIRST = 200
 """A run that publishes more than this at once shows itself before it does: it cannot end within the moment that a first
 status is put off for, and nobody should wait for the last message to learn that it runs."""
 
+ASK_AGAIN_AFTER = timedelta(seconds=5)
+"""How long after a server failed, and how often, it is asked whether the application names another one by now."""
+
 REVOKE_LIMIT = 10_000
 """Most tasks named in one revoke: workers keep them all in memory."""
+
+
+class ServersMoved(CeleryOperatorError):  # noqa: N818 - the fact itself
+    """A server does not answer, and by now the application names another one, or another password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,18 @@ class Ports:
     """Seconds: of the application, for tasks that do not say."""
     guards: Callable[[str], bool]
     """Whether a pool whose workers guard attempts serves a queue."""
+    moved: Callable[[], Awaitable[bool]]
+    """Whether the application names other servers than this run's. Never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run is about and how far it is."""
+
+    graph: Graph
+    state: RunState
+    unsent: tuple[TaskMessage, ...] = ()
+    """Published, to the state; no broker has taken them yet."""
 
 
 class WorkflowRun:
@@ -80,19 +106,18 @@ class WorkflowRun:
         uid: str,
         generation: int,
         workflow: CeleryWorkflow,
-        graph: Graph,
-        state: RunState,
+        progress: Progress,
         adopted: bool,
         ports: Ports,
     ) -> None:
         """``adopted``: an earlier process may have published for this run; look before publishing."""
         self.key = key
         self.uid = uid
-        self.run_number = state.run
+        self.run_number = progress.state.run
         self._generation = generation
         self._spec = workflow.spec
-        self._graph = graph
-        self._state = state
+        self._graph = progress.graph
+        self._state = progress.state
         self._adopted = adopted
         self._ports = ports
         now = ports.clock.now()
@@ -101,16 +126,19 @@ class WorkflowRun:
             swept=now,
             status=now + ports.pace.status(FIRST_WRITE_AFTER),
             checkpoint=now + ports.pace.checkpoint(FIRST_CHECKPOINT_AFTER),
+            servers=now,
             progress=now,
         )
         self._wake = asyncio.Event()
         self._inbox: list[Outcome] = []
         self._values: dict[str, Any] = {}
         self._unreadable: dict[str, str] = {}
-        self._outbox = Outbox(ports.broker, clock=ports.clock, metrics=ports.metrics, reached=ports.reached)
+        self._outbox = Outbox(
+            ports.broker, progress.unsent, clock=ports.clock, metrics=ports.metrics, reached=ports.reached
+        )
         self._rounds = Rounds(
             uid=uid,
-            graph=graph,
+            graph=progress.graph,
             broker=ports.broker,
             listener=ports.listener,
             lost_after=ports.lost_after,
@@ -153,7 +181,12 @@ class WorkflowRun:
     # ------------------------------------------------------------------------------------------- its own life
 
     async def drive(self) -> None:
-        """Run to the end and report it. Raises Gone if the workflow is deleted meanwhile."""
+        """Run to the end and report it.
+
+        Raises:
+            Gone: If the workflow is deleted meanwhile.
+            ServersMoved: If ``progress`` is to go on with other servers.
+        """
         pace = self._ports.pace
         pace.enter()
         self._ports.listener.add(self.uid, self)
@@ -165,6 +198,11 @@ class WorkflowRun:
             self._ports.listener.remove(self.uid)
             if self._writing is not None:
                 self._writing.cancel()
+
+    @property
+    def progress(self) -> Progress:
+        """How far this run is: from there another can go on."""
+        return Progress(self._graph, self._state, self._outbox.unsent)
 
     async def revoke_all(self) -> None:
         """Ask the workers to forget what they have not begun: the workflow was deleted. Best effort."""
@@ -186,6 +224,7 @@ class WorkflowRun:
             if now >= self._agenda.checkpoint:
                 await self._write_checkpoint(now)
             self._show(now)
+            await self._follow_servers(now)
             if plan.more or self._inbox or self._values or self._unreadable:
                 await asyncio.sleep(0)  # other runs have their turn
             else:
@@ -326,6 +365,15 @@ class WorkflowRun:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_INTERVAL.total_seconds()):
                 await self._wake.wait()
+
+    async def _follow_servers(self, now: datetime) -> None:
+        """Leave servers that do not answer if the application names others. While they answer, what runs is theirs."""
+        if all(each.reachable is not False for each in self._reachable.values()):
+            self._agenda.servers = now + ASK_AGAIN_AFTER
+        elif now >= self._agenda.servers:
+            self._agenda.servers = now + ASK_AGAIN_AFTER
+            if await self._ports.moved():
+                raise ServersMoved(f"workflow {self.key} goes on with the servers that its application names now")
 
     # -------------------------------------------------------------------------------------------------- sweep
 
