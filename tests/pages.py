@@ -21,6 +21,16 @@ WITH_A_WORKER = tuple(sorted(page.name for page in PATTERNS.glob("tasks*.md")))
 AS_PROGRAMS = ("bulkhead.md", "circuit-breaker.md", "dead-letters.md", "doctor.md", "errors.md", "poison.md")
 """Run by tests/patterns/resilience/test_docs.py: a page's Python is one program, its commands are called."""
 WITHOUT_CODE = ("bad-input.md",)
+CHECKED_BY = {
+    "yaml": "test_resources.py",
+    "bash": "test_commands.py",
+    "console": "test_commands.py",
+    "json": "test_programs.py",
+    "python": "test_programs.py",
+    "dockerfile": "test_programs.py",
+    "text": "test_programs.py",
+}
+"""By language, what looks at the blocks of all other pages: a module of tests/unit/documentation."""
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 _LIST_ITEM = re.compile(r"^\s*([-*+]|\d+[.)])\s")
@@ -46,6 +56,12 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """Return the code blocks of a page."""
     return list(read_blocks(str(page.relative_to(CHECKOUT)), page.read_text(encoding="utf-8")))
+
+
+def other_blocks(*languages: str) -> list[Block]:
+    """Return the blocks of the pages that are not about patterns: those in these languages, or all."""
+    pages = (page for page in PAGES if page.parent != PATTERNS)
+    return [block for page in pages for block in blocks(page) if not languages or block.language in languages]
 
 
 def read_blocks(page: str, text: str) -> list[Block]:

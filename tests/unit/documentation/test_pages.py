@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from pages import AS_PROGRAMS, PATTERNS, WITH_A_WORKER, WITHOUT_CODE, Block, blocks, read_blocks
+from pages import (
+    AS_PROGRAMS,
+    CHECKED_BY,
+    PATTERNS,
+    WITH_A_WORKER,
+    WITHOUT_CODE,
+    Block,
+    blocks,
+    other_blocks,
+    read_blocks,
+)
 
 
 def test_every_page_about_patterns_is_in_exactly_one_list() -> None:
@@ -14,6 +27,13 @@ def test_every_page_about_patterns_is_in_exactly_one_list() -> None:
 @pytest.mark.parametrize("name", WITHOUT_CODE)
 def test_page_that_no_test_runs_has_no_code(name: str) -> None:
     assert blocks(PATTERNS / name) == []
+
+
+@pytest.mark.parametrize("block", other_blocks(), ids=str)
+def test_block_of_any_other_page_is_in_a_language_that_some_test_checks(block: Block) -> None:
+    assert block.language in CHECKED_BY, f"{block}: a block of {block.language!r} is checked by nothing"
+    checks = (Path(__file__).parent / CHECKED_BY[block.language]).read_text(encoding="utf-8")
+    assert re.search(rf'other_blocks\([^)]*"{block.language}"', checks), f"{CHECKED_BY[block.language]} has none of it"
 
 
 def test_blocks_are_found_however_they_are_made() -> None:
