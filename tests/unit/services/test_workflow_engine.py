@@ -284,7 +284,7 @@ async def test_a_backend_that_stays_away_does_not_keep_a_run_beyond_its_deadline
         it.clock.ahead += timedelta(seconds=61)
         assert await it.ended() == ("True", "Completed")
         assert it.status["message"] == (
-            "1 tasks succeeded; output 'result': cannot be read: activeDeadlineSeconds passed before the result "
+            "1 task succeeded; output 'result': cannot be read: activeDeadlineSeconds passed before the result "
             "backend answered: cannot reach redis://r/1: refused"
         )
         assert not it.status.get("outputs")

@@ -178,14 +178,14 @@ def _success(draft: RunDraft, shown: Shown) -> Finish:
     failed = sum(step.counts[Code.FAILED] for step in looks.values())
     failed_steps = sorted(name for name, step in looks.items() if step.phase == "Failed")
     succeeded = sum(step.counts[Code.SUCCEEDED] for step in looks.values())
+    message = "1 task succeeded" if succeeded == 1 else f"{succeeded} tasks succeeded"
     if failed or failed_steps:
         reason = Reason.COMPLETED_WITH_FAILURES
-        message = f"{succeeded} tasks succeeded; {failed} failed as the spec allows"
+        message += f"; {failed} failed as the spec allows"
         if failed_steps:
             message += f" (steps {', '.join(failed_steps)})"
     else:
         reason = Reason.COMPLETED
-        message = f"{succeeded} tasks succeeded"
     return Finish(succeeded=True, reason=reason, message="; ".join([message, *shown.problems]), outputs=shown.values)
 
 

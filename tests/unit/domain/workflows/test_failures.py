@@ -132,7 +132,7 @@ def test_a_step_that_may_fail_fails_only_what_depends_on_it() -> None:
     assert plan.finished == Finish(
         succeeded=True,
         reason=Reason.COMPLETED_WITH_FAILURES,
-        message="1 tasks succeeded; 1 failed as the spec allows (steps a)",
+        message="1 task succeeded; 1 failed as the spec allows (steps a)",
     )
 
 

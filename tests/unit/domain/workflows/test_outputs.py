@@ -84,5 +84,5 @@ def test_an_output_that_cannot_be_shown_is_named_and_fails_nothing(observed: Obs
     assert plan.finished is not None
     assert plan.finished.succeeded
     assert plan.finished.outputs == ()
-    assert plan.finished.message.startswith("1 tasks succeeded; output 'o': ")
+    assert plan.finished.message.startswith("1 task succeeded; output 'o': ")
     assert problem in plan.finished.message or "cannot be read" in plan.finished.message
