@@ -9,7 +9,10 @@ from contextlib import ExitStack
 import pytest
 
 from agent.stage import Stage
+from scripts_run import runs_what_it_models, scripts_seen
 from servers import RedisKind, RedisServer, redis_server
+
+__all__ = ["runs_what_it_models", "scripts_seen"]  # fixtures of all tests here
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """The claims' Lua against a model: deliveries that come twice, late and out of order, holders that were thought dead.
 
-The scripts are the real ones on a real server; only their clock is the test's.
+The operator's script, which abandons what nobody runs, is among them. They are the real ones on a real server; only
+their clock is the test's.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,10 +17,20 @@ from celery import Celery
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from celery_operator.adapters.result_backend import ABANDON_SCRIPT, MOST_RETRIES
 from celery_patterns import protocol
 from celery_patterns.agent import store as claims
 from celery_patterns.agent.next_retry import NextRetry
-from celery_patterns.agent.store import RELEASE, ClaimStore, Verdict
+from celery_patterns.agent.store import (
+    CLAIM_SCRIPT,
+    CONCLUDE_SCRIPT,
+    NOTE_RETRY_SCRIPT,
+    RECORD_DONE_SCRIPT,
+    RELEASE,
+    RENEW_SCRIPT,
+    ClaimStore,
+    Verdict,
+)
 from servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
@@ -62,10 +74,13 @@ class Asked:
 
 @dataclass
 class Model:
-    """Claims by attempt, and who has a final result."""
+    """Claims by attempt, and what is stored of each."""
 
     claims: dict[str, Claim] = field(default_factory=dict)
-    results: set[str] = field(default_factory=set)
+    results: dict[str, str] = field(default_factory=dict)
+    """Statuses of the attempts that have a stored result, final or not."""
+    next_abandoned: set[str] = field(default_factory=set)
+    """Attempts that ended with a retry by Celery's own means, and whose next try was abandoned."""
 
     def claim(self, by: Asked, now: int, *, result_seen: bool) -> tuple[Verdict, int, int]:
         claim = self.claims.get(by.attempt)
@@ -109,7 +124,22 @@ class Model:
         claim.until = now + LEASE_MS
         return 1
 
+    def abandon(self, attempt: str, now: int) -> bool:
+        """Whether nobody can run it any more: what is over or has a final result is not abandoned."""
+        claim, status = self.claims.get(attempt), self.results.get(attempt)
+        if status in FINAL:
+            return False
+        if claim is not None and claim.state == protocol.CLAIM_DONE:
+            if status == "RETRY":
+                self.next_abandoned.add(attempt)
+            return attempt in self.next_abandoned
+        if claim is not None and claim.state == protocol.CLAIM_RUNNING and claim.until > now:
+            return False
+        self.claims.setdefault(attempt, Claim("")).state = protocol.CLAIM_ABANDONED
+        return True
 
+
+FINAL = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED")
 which = st.integers(0, 5)
 attempt = st.sampled_from("ab")
 claimed = st.tuples(st.just("claim"), attempt, st.booleans())
@@ -121,9 +151,9 @@ Event = st.one_of(
     st.tuples(st.just("conclude"), st.lists(which, min_size=1, max_size=1), st.just(RELEASE)),
     st.tuples(st.just("renew"), st.lists(which, min_size=1, max_size=3)),
     st.tuples(st.just("note a retry"), which, st.sampled_from([0, 600, 2 * protocol.CLAIM_KEEP_SECONDS])),
-    st.tuples(st.just("result"), attempt),
+    st.tuples(st.just("result"), attempt, st.sampled_from(["STARTED", "RETRY", *FINAL])),
     st.tuples(st.just("note the end"), attempt),
-    st.tuples(st.just("abandon"), attempt),
+    st.tuples(st.just("abandon"), st.lists(attempt, min_size=1, max_size=2)),
     st.tuples(st.just("wait"), st.sampled_from([1, 1_000, LEASE_MS])),
     st.tuples(st.just("flush")),
     st.tuples(st.just("forget scripts")),
@@ -136,6 +166,7 @@ class Stage:
     def __init__(self, store: ClaimStore) -> None:
         self.store = store
         self.client: Any = store.client
+        self.abandon_all = self.client.register_script(ABANDON_SCRIPT.replace("redis.call('TIME')", CLOCK))
         self.now_ms = 1_800_000_000_000
         self.asked: list[Asked] = []
         self.model = Model()
@@ -191,22 +222,23 @@ class Stage:
                 else:
                     self.believes.pop(by, None)
 
-    def result(self, attempt: str) -> None:
-        self.client.set(f"{protocol.RESULT_KEY_PREFIX}{attempt}", "{}", ex=60)
-        self.model.results.add(attempt)
+    def result(self, attempt: str, status: str) -> None:
+        self.client.set(f"{protocol.RESULT_KEY_PREFIX}{attempt}", json.dumps({"status": status}), ex=60)
+        self.model.results[attempt] = status
 
     def note_the_end(self, attempt: str) -> None:
         self.store.record_done(self._key(attempt))
         self.model.claims.setdefault(attempt, Claim("")).state = protocol.CLAIM_DONE
         self._over(attempt)
 
-    def abandon(self, attempt: str) -> None:
-        """What the operator does with an attempt that nobody runs."""
-        claim = self.model.claims.get(attempt)
-        if claim is None or (claim.state == protocol.CLAIM_RUNNING and claim.until <= self.now_ms):
-            self.client.hset(self._key(attempt), "state", protocol.CLAIM_ABANDONED)
-            self.client.expire(self._key(attempt), protocol.CLAIM_KEEP_SECONDS)
-            self.model.claims.setdefault(attempt, Claim("")).state = protocol.CLAIM_ABANDONED
+    def abandon(self, attempts: list[str]) -> None:
+        """What the operator does with attempts that nobody runs, as far as it knows."""
+        expected = [self.model.abandon(attempt, self.now_ms) for attempt in attempts]
+        keys = [key for each in attempts for key in (self._key(each), f"{protocol.RESULT_KEY_PREFIX}{each}")]
+        answers = self.abandon_all(keys=keys, args=[protocol.CLAIM_KEEP_SECONDS, MOST_RETRIES])
+        assert [bool(answer) for answer in answers] == expected
+        for attempt in (each for each, gone in zip(attempts, expected, strict=True) if gone):
+            assert not [by for by, until in self.believes.items() if by.attempt == attempt and until > self.now_ms]
             self._over(attempt)
 
     def _over(self, attempt: str) -> None:
@@ -248,6 +280,7 @@ class Stage:
         return self.store.key(attempt, 0)
 
 
+@pytest.mark.models(ABANDON_SCRIPT, CLAIM_SCRIPT, CONCLUDE_SCRIPT, NOTE_RETRY_SCRIPT, RECORD_DONE_SCRIPT, RENEW_SCRIPT)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, min_size=5, max_size=40))
 @example(events=[("claim", "a", False), ("conclude", [0], RELEASE), ("renew", [0]), ("claim", "a", False)])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from agent.held import Held
 from celery_patterns.agent import lease
+from celery_patterns.agent.lease import GIVE_BACK_SCRIPT, LOOK_SCRIPT, RENEW_SCRIPT
 from servers import RedisServer
 
 pytestmark = pytest.mark.every_redis
@@ -210,6 +211,7 @@ STALE = [
 """Suspected, given back by its worker, and taken again by one whose clock is wrong."""
 
 
+@pytest.mark.models(GIVE_BACK_SCRIPT, LOOK_SCRIPT, RENEW_SCRIPT)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, min_size=5, max_size=40))
 @example(events=STALE)

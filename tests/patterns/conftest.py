@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from patterns.stage import BROKER_DB
+from scripts_run import runs_what_it_models, scripts_seen
 from servers import RabbitKind, RabbitServer, RedisKind, RedisServer, redis_server
+
+__all__ = ["runs_what_it_models", "scripts_seen"]  # fixtures of all tests here
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from celery import Celery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_patterns.resilience.budget import BUCKETS, Budget, BudgetAnswer, FleetBudget, RetryBudget
+from celery_patterns.resilience.budget import BUCKETS, SCRIPT, Budget, BudgetAnswer, FleetBudget, RetryBudget
 from celery_patterns.store import Store, StoreSettings, StoreUnavailable
 from celery_patterns.tasks.composition import admit, settle
 from celery_patterns.tasks.patterns import patterns_of
@@ -67,6 +67,7 @@ Events = st.lists(
 )
 
 
+@pytest.mark.models.with_args(SCRIPT)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=Events)
 def test_no_window_holds_more_retries_than_it_may(clocked: ClockedStore, events: list[tuple[str, int]]) -> None:

@@ -114,6 +114,7 @@ def test_store_that_is_down_is_an_error_and_its_return_a_clean_start() -> None:
 Event = st.tuples(st.sampled_from(["take", "renew", "leave", "wait"]), st.integers(0, 4))
 
 
+@pytest.mark.models(scripts.LEAVE, scripts.LOOK, scripts.RENEW, scripts.TAKE)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, max_size=50))
 def test_bulkhead_does_what_its_model_does(clocked: ClockedStore, events: list[tuple[str, int]]) -> None:

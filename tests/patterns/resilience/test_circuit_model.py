@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from celery_patterns.resilience.chunks import standalone
 from celery_patterns.resilience.circuit import CircuitBreaker, CircuitOpen, CircuitSettings, Permit
-from celery_patterns.resilience.circuit_scripts import GIVE_BACK_CHUNK
+from celery_patterns.resilience.circuit_scripts import ALLOW, FORCE, GIVE_BACK_CHUNK, LOOK, RECORD
 from celery_patterns.resilience.circuit_settings import BUCKETS
 from patterns.resilience.clocked import ClockedStore, play
 
@@ -168,6 +168,7 @@ class Stage:
         assert self.store.without_ttl() == []
 
 
+@pytest.mark.models(ALLOW, FORCE, GIVE_BACK, LOOK, RECORD)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, max_size=50))
 def test_circuit_does_what_its_model_does(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:

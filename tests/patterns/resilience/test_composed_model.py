@@ -15,6 +15,7 @@ from celery import Celery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from celery_patterns.resilience import bulkhead_policy, circuit_policy
 from celery_patterns.resilience.bulkhead import Bulkhead, BulkheadFull
 from celery_patterns.resilience.bulkhead_policy import Limit
 from celery_patterns.resilience.circuit import CircuitBreaker
@@ -181,6 +182,7 @@ Event = st.one_of(
 )
 
 
+@pytest.mark.models(bulkhead_policy.FRAGMENT, circuit_policy.FRAGMENT, RELEASE, RENEW)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, min_size=5, max_size=40))
 def test_who_is_sent_away_or_ends_holds_nothing(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:

@@ -31,6 +31,7 @@ def full(redis_kind: RedisKind) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.models(HOLD, PUSH)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, max_size=30))
 def test_what_is_held_and_what_waits_is_that_of_a_redis_with_memory(full: RedisServer, events: list[Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_patterns.resilience.letter_streams import RETENTION_SECONDS, LetterStreams
+from celery_patterns.resilience.letter_streams import KEEP, PURGE, REMOVE, RETENTION_SECONDS, LetterStreams
 from celery_patterns.resilience.letters import Letter, OriginalMessage
 from patterns.resilience.clocked import ClockedStore, play
 
@@ -93,6 +93,7 @@ class Stage:
         assert self.store.without_ttl() == []
 
 
+@pytest.mark.models(KEEP, PURGE, REMOVE)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, max_size=40))
 def test_letters_do_what_their_model_does(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:

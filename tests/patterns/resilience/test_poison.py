@@ -121,6 +121,7 @@ def test_quorum_queues_count_themselves() -> None:
 Step = st.tuples(st.sampled_from(["count", "forget", "clear"]), st.integers(0, 1), st.integers(0, 1))
 
 
+@pytest.mark.models.with_args(COUNT)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(Step, max_size=40))
 def test_counts_are_apart_for_each_message_and_try(clocked: ClockedStore, steps: list[tuple[str, int, int]]) -> None:

@@ -231,6 +231,7 @@ class Stage:
         assert self.store.without_ttl() == []
 
 
+@pytest.mark.models(ADD, FORGET_PROMISE, HOLD, RELEASE, SETTLE, TAKE)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, min_size=5, max_size=40))
 def test_no_item_is_lost_held_by_two_or_ended_twice(clocked: ClockedStore, events: list[tuple[Any, ...]]) -> None:

@@ -17,10 +17,21 @@ from hypothesis import strategies as st
 
 from celery_patterns.store import StoreSettings
 from celery_patterns.store.leases import FENCES, KEEP_MS, RELEASE, RENEW
-from celery_patterns.tasks import Idempotent, PatternTask, RateLimit, Singleton, composition, install
+from celery_patterns.tasks import (
+    Idempotent,
+    PatternTask,
+    RateLimit,
+    Singleton,
+    composition,
+    idempotent,
+    install,
+    rate_limit,
+    singleton,
+)
 from celery_patterns.tasks.composition import Taken
 from celery_patterns.tasks.patterns import patterns_of
 from celery_patterns.tasks.policy import Call, Fragment, Outcome, Publication, Step
+from celery_patterns.tasks.singleton import QUEUE, REQUEUE, UNQUEUE
 from patterns.resilience.clocked import ClockedStore, play
 from servers import RedisServer
 
@@ -315,6 +326,7 @@ def _decoded(reply: list[Any]) -> str:
     return json.loads(json.loads(text)[2]) if text.startswith("[") else text
 
 
+@pytest.mark.models(idempotent.FRAGMENT, singleton.FRAGMENT, QUEUE, REQUEUE, UNQUEUE, RELEASE, RENEW)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mode=st.sampled_from(MODES), events=st.lists(Event, min_size=5, max_size=40))
 def test_claims_locks_and_leases_agree_with_the_model(
@@ -330,6 +342,7 @@ GATE = Fragment("gate", admit="if A[1] == 'stop' then return {1} end\nreturn {0}
 """A later policy that stops where the test says so."""
 
 
+@pytest.mark.models(rate_limit.FRAGMENT)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rate=st.integers(1, 50),

@@ -20,7 +20,7 @@ from celery_patterns.store.leases import KEEP_MS, RELEASE, RENEW
 from celery_patterns.tasks import PatternTask, composition, install
 from celery_patterns.tasks.composition import SHOW_MS, Taken
 from celery_patterns.tasks.policy import Call, Fragment, Outcome, Step
-from celery_patterns.tasks.state import TaskState, ask_to_stop, read_report
+from celery_patterns.tasks.state import _CANCEL, _CHECKPOINT, _PROGRESS, TaskState, ask_to_stop, read_report
 from patterns.resilience.clocked import ClockedStore, play
 from servers import RedisServer
 
@@ -214,6 +214,10 @@ LOST_STOP = [
 """A delivery that is sent away twice, because the first answer was lost, costs the checkpoint of the one before."""
 
 
+@pytest.mark.models(
+    *(composition._BEGIN, composition._TAKE, composition._ASK, composition._SETTLE),
+    *(_PROGRESS, _CHECKPOINT, _CANCEL, RELEASE, RENEW),
+)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(Event, min_size=5, max_size=40))
 @example(events=[("cancel", "a"), ("admit", "a", True), ("admit", "a", False)])
