@@ -118,7 +118,7 @@ def test_entries_that_nobody_can_read_do_not_hide_the_others(redis: RedisServer,
     with redis.client(BROKER) as client:
         for entry in (b"garbage", b"[1]", b"7", b'{"headers": 3}'):
             client.rpush(key, entry)
-        client.hset("unacked", "celery-patterns-probe", "")
+        client.hset("unacked", "empty", "")
         client.hset("unacked", "odd", "[1]")
     try:
         told = explain(sent.id, shop.app, queues=[key])
@@ -130,7 +130,7 @@ def test_entries_that_nobody_can_read_do_not_hide_the_others(redis: RedisServer,
     finally:
         with redis.client(BROKER) as client:
             client.delete(key)
-            client.hdel("unacked", "celery-patterns-probe", "odd")
+            client.hdel("unacked", "empty", "odd")
 
 
 def test_an_item_says_in_which_batch_it_waits_and_who_has_it(start_worker: StartWorker, key: str) -> None:

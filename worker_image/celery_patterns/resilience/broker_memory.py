@@ -31,7 +31,7 @@ TELL_SECONDS: Final = 60.0
 """How often a worker says again that it waits."""
 
 PROBE: Final = "celery-patterns-probe"
-"""A field that is written and removed to see that."""
+"""A member that nobody has: to change it needs memory as any write does, and changes nothing."""
 
 FULL: Final = "the broker's Redis has no memory"
 
@@ -222,10 +222,9 @@ class CarefulQoS(_QoS):  # type: ignore[misc]
         return True
 
     def probe(self) -> None:
-        """Write as much as noting a message needs. Raises OutOfMemoryError."""
+        """Ask for what noting a message needs, and write nothing. Raises OutOfMemoryError."""
         with self.channel.conn_or_acquire() as client:
-            client.hset(self.unacked_key, PROBE, "")
-            client.hdel(self.unacked_key, PROBE)
+            client.zadd(self.unacked_index_key, {PROBE: 0}, xx=True)
 
     def _note(self) -> None:
         self.probe()  # also when all have ended by now: the next message needs as much
