@@ -14,7 +14,12 @@ def allowed(needs: Iterable[Needs]) -> list[str]:
     needs = list(needs)
     commands = frozenset[str]().union(*(each.commands for each in needs))
     patterns = {pattern for each in needs for pattern in each.keys.values()}
-    return [*(f"+{each.lower()}" for each in sorted(commands)), "&*", *(f"~{pattern}" for pattern in sorted(patterns))]
+    channels = {pattern for each in needs for pattern in each.channels.values()}
+    return [
+        *(f"+{each.lower()}" for each in sorted(commands)),
+        *(f"~{pattern}" for pattern in sorted(patterns)),
+        *(f"&{pattern}" for pattern in sorted(channels)),
+    ]
 
 
 def add_user(redis: RedisServer, name: str, needs: Iterable[Needs]) -> None:

@@ -90,7 +90,13 @@ def test_only_the_key_patterns_that_are_missing_are_named(redis: RedisServer, ap
 
 def test_a_missing_channel_is_named(redis: RedisServer, app: Celery) -> None:
     found = said(redis, needed_rights.of_results(app)[:1], "+@all", "~*", "resetchannels")
-    assert found == [("error", "clerk may not use the channels celery-task-meta-0", "ACL SETUSER clerk &*")]
+    assert found == [
+        (
+            "error",
+            "clerk may not use the channels celery-task-meta-0, celery-taskset-meta-0",
+            "ACL SETUSER clerk &celery-task-meta-* &celery-taskset-meta-*",
+        )
+    ]
 
 
 LISTS = {
@@ -130,4 +136,5 @@ def test_every_command_of_the_patterns_store_is_used_by_a_script_or_a_call() -> 
 
 def test_every_command_has_an_example_of_its_words() -> None:
     optional = {"SELECT", "CLIENT|SETNAME"}
-    assert set(check_rights.EXAMPLES) == optional.union(*LISTS.values())
+    operators = needed_rights.OPERATOR_SENDS | needed_rights.OPERATOR_FOLLOWS
+    assert set(check_rights.EXAMPLES) == optional.union(operators, *LISTS.values())

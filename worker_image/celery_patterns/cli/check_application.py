@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import redis
+import redis.sentinel
 from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads
 
 from celery_patterns import protocol
 from celery_patterns.cli.check_workers import brief
 from celery_patterns.cli.findings import Finding, error, ok, warning
+
+NO_MASTER = "master_name in {}_transport_options, as in the Sentinels' own `sentinel monitor`; their addresses, network"
 
 DEFAULT_VISIBILITY_SECONDS = 3600
 """kombu's own, on Redis."""
@@ -133,6 +135,12 @@ def results(app: Any) -> Iterator[Finding]:
         backend.store_result(task_id, "doctor", "SUCCESS")
         seen = backend.get_task_meta(task_id, cache=False)
         backend.forget(task_id)
+    except redis.sentinel.MasterNotFoundError as problem:
+        yield error("results", f"{where}: {protocol.mask_url(str(problem))}", NO_MASTER.format("result_backend"))
+        return
+    except redis.exceptions.OutOfMemoryError:
+        yield error("results", f"{where} has no memory: no result can be stored", "see memory")
+        return
     except Exception as problem:  # noqa: BLE001 - whatever a backend raises
         yield error(
             "results", f"{where}: {type(problem).__name__}: {protocol.mask_url(str(problem))}", "see its server"

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.sentinel import MasterNotFoundError
 
 from celery_patterns import protocol
 from celery_patterns.cli import check_application, check_rights, check_workers, needed_rights
+from celery_patterns.cli.check_application import NO_MASTER
 from celery_patterns.cli.findings import Finding, error, ok, unknown, warning
 from celery_patterns.store import StoreError, StoreNotConfigured
 from celery_patterns.store.settings import store_url
@@ -23,6 +25,9 @@ SKEW_SECONDS = 2.0
 
 FULL = 0.8
 """Share of the memory from which on somebody should look: a backlog grows faster than people react."""
+
+FIRST = "memory"
+"""The check that is told before others: where no write is taken, much else is only its consequence."""
 
 CLIENTS_LISTED = 500
 """Of the server's connections: enough to see who consumes, and no more than a terminal is for."""
@@ -50,6 +55,9 @@ def broker(app: Any) -> Iterator[Finding]:
             client.ping()
         except (AuthenticationError, NoPermissionError) as problem:
             yield error("broker", f"{where} refuses: {problem}", "user and password of the broker's URL; its ACL")
+            return
+        except MasterNotFoundError as problem:
+            yield error("broker", f"{where}: {protocol.mask_url(str(problem))}", NO_MASTER.format("broker"))
             return
         except Exception as problem:  # noqa: BLE001 - whatever kombu makes of it
             yield error("broker", f"{where} does not answer: {protocol.mask_url(str(problem))}", "its address, network")
@@ -150,9 +158,15 @@ def _memory(info: dict[str, Any], whose: str) -> Iterator[Finding]:
         )
     else:
         yield ok("eviction", f"{whose}maxmemory-policy is {policy}")
-    if limit and used > FULL * limit:
+    if limit and used >= limit and policy == "noeviction":
+        yield error(
+            FIRST,
+            f"{whose}all of its {limit / 2**20:.3g} MiB are used: every write is refused, publishing and results too",
+            "CONFIG SET maxmemory to more; then shorten result_expires, or find the queue that nobody empties",
+        )
+    elif limit and used > FULL * limit:
         yield warning(
-            "memory",
+            FIRST,
             f"{whose}{used / 2**20:.0f} of {limit / 2**20:.0f} MiB are used; when full, every write is refused",
             "more memory, a shorter result_expires, or fewer waiting messages",
         )

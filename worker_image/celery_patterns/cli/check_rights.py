@@ -24,6 +24,7 @@ EXAMPLES = {
         f"EXISTS {KEY}",
         f"EXPIRE {KEY} 1",
         f"GET {KEY}",
+        f"GETRANGE {KEY} 0 1",
         f"HDEL {KEY} f",
         f"HEXISTS {KEY} f",
         f"HGET {KEY} f",
@@ -152,10 +153,15 @@ def _refused(client: Any, user: str, needs: Needs) -> Iterator[Refusal]:
     if keys:
         patterns = sorted({needs.keys[key] for key in keys})
         yield Refusal("touch the keys", keys, [f"~{pattern}" for pattern in patterns])
-    may_publish = "PUBLISH" in told and "PUBLISH" not in commands
-    channels = [name for name in needs.channels if may_publish and refused("PUBLISH", name, "m")]
+    channels = [
+        name
+        for name in needs.channels
+        for command in (("PSUBSCRIBE",) if "*" in name else ("PUBLISH", "SUBSCRIBE"))
+        if command in told and command not in commands and refused(command, name, *EXAMPLES[command][2:])
+    ]
     if channels:
-        yield Refusal("use the channels", channels, ["&*"])
+        patterns = sorted({needs.channels[name] for name in channels})
+        yield Refusal("use the channels", sorted(set(channels)), [f"&{pattern}" for pattern in patterns])
 
 
 def _tried(client: Any, needs: Needs, whose: str, problem: str) -> Finding:

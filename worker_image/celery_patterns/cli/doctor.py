@@ -29,7 +29,7 @@ def add_commands(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look at everything; exit status 1 if there is an error, 3 if the broker does not answer."""
     with application(options) as app:
-        findings = sorted(examine(app), key=lambda finding: ORDER.index(finding.level))
+        findings = told(app)
     levels = {finding.level for finding in findings}
     if options.quiet:
         findings = [finding for finding in findings if finding.level is not Level.OK]
@@ -44,6 +44,15 @@ def run(options: argparse.Namespace) -> int:
         return Exit.UNREACHABLE
     bad = {Level.ERROR, Level.WARNING} if options.strict else {Level.ERROR}
     return Exit.FOUND if levels & bad else Exit.WELL
+
+
+def told(app: Any) -> list[Finding]:
+    """Return what there is to say, the worst first, and among those what others follow from."""
+    return sorted(examine(app), key=_importance)
+
+
+def _importance(finding: Finding) -> tuple[int, bool]:
+    return ORDER.index(finding.level), finding.check != check_redis.FIRST
 
 
 def examine(app: Any) -> Iterator[Finding]:

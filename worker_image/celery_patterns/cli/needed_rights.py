@@ -6,7 +6,7 @@ refusal of it is passed over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery.backends.redis import RedisBackend
@@ -89,6 +89,28 @@ CLAIMS = frozenset(
 )
 """What the agent does to claims of workflows' tasks, and to tell the operator of their ends."""
 
+OPERATOR_SENDS = frozenset(("CLIENT|SETNAME", "LLEN", "LPUSH", "PING", "PUBLISH", "SADD"))
+OPERATOR_FOLLOWS = frozenset(
+    (
+        "CLIENT|SETNAME",
+        "EVALSHA",
+        "EXPIRE",
+        "GET",
+        "GETRANGE",
+        "HMGET",
+        "HSET",
+        "MGET",
+        "PING",
+        "SCRIPT|LOAD",
+        "SUBSCRIBE",
+        "TIME",
+        "UNSUBSCRIBE",
+    )
+)
+"""What celery-operator does on broker and result backend: it counts and sends, and follows what it sent."""
+
+OPERATOR = "celery-operator"
+
 STORE = frozenset(
     (
         "DEL",
@@ -136,7 +158,8 @@ class Needs:
     """Such as ``GET`` or ``SCRIPT|LOAD``."""
     keys: dict[str, str]
     """Names that are really used, each with the pattern of an ACL that allows it."""
-    channels: tuple[str, ...] = ()
+    channels: dict[str, str] = field(default_factory=dict)
+    """As keys. Of a subscription to a pattern the server wants to see the very same one in the ACL."""
     use: str = ""
     """Who needs it; empty: every worker, and whoever sends or waits for tasks."""
     lacking: Level = Level.ERROR
@@ -154,11 +177,22 @@ def of_broker(app: Any, db: int) -> list[Needs]:
         held[prefix + name] = prefix + ("unacked*" if name.startswith("unacked") else f"{name}*")
     own = {prefix + name: prefix + allowed for name, allowed in KOMBUS_KEYS.items()}
     leased = {key + protocol.LEASED_SUFFIX: allowed for key, allowed in held.items()}
-    channels = (f"{prefix}/{db}.celery.pidbox", f"{prefix}/{db}.celeryev/task.sent")
+    channels = {
+        f"{prefix}/{db}.celery.pidbox": f"{prefix}/{db}.celery.pidbox",
+        f"{prefix}/{db}.celeryev/task.sent": f"{prefix}/{db}.celeryev/*",
+        f"{prefix}/{db}.celeryev/worker.*": f"{prefix}/{db}.celeryev/worker.*",
+    }
     connecting = _connecting(db, options.get("client_name"))
     return [
         Needs(KOMBU | connecting, queues | held | own, channels),
         Needs(LEASES, leased, use="the agent's leases and a broker without memory", lacking=Level.WARNING),
+        Needs(
+            OPERATOR_SENDS | connecting,
+            queues | {f"{prefix}_kombu.binding.celery": f"{prefix}_kombu.*"},
+            {f"{prefix}/{db}.celery.pidbox": f"{prefix}/{db}.celery.pidbox"},
+            use=OPERATOR,
+            lacking=Level.WARNING,
+        ),
         Needs(MESSAGES_SEEN, queues | held | leased, use="celery-patterns task and explain", lacking=Level.UNKNOWN),
     ]
 
@@ -177,13 +211,22 @@ def of_results(app: Any) -> list[Needs]:
     commands |= ORDERED if options.get("result_chord_ordered", True) else UNORDERED
     if backend.connparams.get("health_check_interval"):
         commands |= {"PING"}
+    announced = {protocol.announce_channel(db, prefix): protocol.announce_channel(db, prefix)}
+    stored = {name: name.removesuffix("0") + "*" for name in (result, group)}
     return [
-        Needs(commands, {name: name.removesuffix("0") + "*" for name in (result, group)}, (result,)),
+        Needs(commands, stored, stored),  # what is stored is announced on a channel of its key's name
         Needs(
             CLAIMS,
             {claim: f"{prefix}{protocol.CLAIM_PREFIX}*"},
-            (protocol.announce_channel(db, prefix),),
+            announced,
             use="the agent, for tasks of workflows",
+            lacking=Level.WARNING,
+        ),
+        Needs(
+            OPERATOR_FOLLOWS | _connecting(db, None),
+            {claim: f"{prefix}{protocol.CLAIM_PREFIX}*", result: stored[result]},
+            announced,
+            use=OPERATOR,
             lacking=Level.WARNING,
         ),
     ]
@@ -197,10 +240,11 @@ def of_store(app: Any) -> list[Needs]:
     parameters = store.client.connection_pool.connection_kwargs
     connecting = _connecting(int(parameters.get("db") or 0), parameters.get("client_name"))
     return [
-        Needs(STORE | connecting, keys, (f"{prefix}circuit:0:changes",)),
+        Needs(STORE | connecting, keys, {f"{prefix}circuit:0:changes": f"{prefix}circuit:*:changes"}),
         Needs(
             STORE_SEEN,
             keys,
+            {f"{prefix}circuit:*:changes": f"{prefix}circuit:*:changes"},
             use="celery-patterns circuit, dlq and explain",
             lacking=Level.UNKNOWN,
         ),
