@@ -108,11 +108,28 @@ def serializers(app: Any) -> Iterator[Finding]:
         )
 
 
+def backend_of(app: Any) -> Any:
+    """Return the application's result backend; None if its URL or options are refused."""
+    return None if _refusal(app) is not None else app.backend
+
+
+def _refusal(app: Any) -> Exception | None:
+    try:
+        app.backend  # noqa: B018 - made when it is first asked for
+    except Exception as problem:  # noqa: BLE001 - whatever a backend raises
+        return problem
+    return None
+
+
 def results(app: Any) -> Iterator[Finding]:
     """Whether a result can be stored and read again."""
     from celery.backends.base import DisabledBackend  # noqa: PLC0415
 
-    backend = app.backend
+    backend = backend_of(app)
+    if backend is None:
+        why = " ".join(protocol.mask_url(str(_refusal(app))).split())
+        yield error("results", f"the result backend cannot be used: {why}", "the URL and options of result_backend")
+        return
     if isinstance(backend, DisabledBackend):
         yield warning("results", "there is no result backend", "result_backend, where anyone waits for results")
         return

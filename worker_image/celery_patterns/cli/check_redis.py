@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from redis.connection import SSLConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.sentinel import MasterNotFoundError
 
@@ -28,6 +30,9 @@ FULL = 0.8
 
 FIRST = "memory"
 """The check that is told before others: where no write is taken, much else is only its consequence."""
+
+UNCHECKED = (None, ssl.CERT_NONE, "none", "CERT_NONE")
+"""Values of ssl_cert_reqs; kombu's own, where a rediss:// URL has none."""
 
 CLIENTS_LISTED = 500
 """Of the server's connections: enough to see who consumes, and no more than a terminal is for."""
@@ -78,6 +83,8 @@ def store(app: Any) -> Iterator[Finding]:
     except StoreNotConfigured as problem:
         yield warning("store", str(problem), "set CELERY_PATTERNS_STORE_URL")
         return
+    if patterns.store.settings.url is None and check_application.backend_of(app) is None:
+        return  # of which results has told
     try:
         patterns.store.call(patterns.store.client.time)  # which the patterns use anyway: PING may be forbidden
     except StoreError as problem:
@@ -97,13 +104,17 @@ def store(app: Any) -> Iterator[Finding]:
 
 def results(app: Any) -> Iterator[Finding]:
     """Whether the result backend's user may store results, if the backend is a Redis."""
+    if check_application.backend_of(app) is None:
+        return
     needed = needed_rights.of_results(app)
     if needed:
+        yield from _tls(app.backend.client, "results: ")
         yield from check_rights.rights(app.backend.client, needed, "results: ")
 
 
 def _server(client: Any, whose: str) -> Iterator[Finding]:
     """One server's own settings, as far as its user may see them."""
+    yield from _tls(client, whose)
     try:
         info = client.info()
     except NoPermissionError:
@@ -128,6 +139,21 @@ def _server(client: Any, whose: str) -> Iterator[Finding]:
         )
     else:
         yield ok("clock", f"{whose}its clock differs by {skew:+.2f} s")
+
+
+def _tls(client: Any, whose: str) -> Iterator[Finding]:
+    """Whether a server that is spoken to over TLS has to prove who it is."""
+    pool = client.connection_pool
+    if not issubclass(pool.connection_class, SSLConnection):
+        return
+    if pool.connection_kwargs.get("ssl_cert_reqs", ssl.CERT_REQUIRED) in UNCHECKED:
+        yield warning(
+            "tls",
+            f"{whose}the server's certificate is not checked: whoever answers gets the password and the tasks",
+            "ssl_cert_reqs=required&ssl_ca_certs=/PATH/ca.pem in the URL",
+        )
+    else:
+        yield ok("tls", f"{whose}the server's certificate is checked")
 
 
 def _settings(info: dict[str, Any], client: Any, whose: str) -> Iterator[Finding]:
