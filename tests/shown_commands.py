@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import io
 import re
@@ -12,9 +13,6 @@ from importlib.util import find_spec
 from itertools import pairwise
 
 import yaml
-from benchmarks import command as benchmark
-from benchmarks.patterns.measure import PARTS as PATTERN_PARTS
-from benchmarks.workflows.measure import PARTS as WORKFLOW_PARTS
 from typer.testing import CliRunner
 
 from celery_operator.api.values import Values
@@ -29,7 +27,8 @@ PLACEHOLDERS = {"mine.yaml", "FILE", "FILE..."}
 BUILTIN_RESOURCES = {"crd", "nodes", "pods", "secrets", "deployments", "events"}
 HELM_VERBS = {"install": 2, "upgrade": 2, "uninstall": 1, "test": 1}
 """How many names come first: of the release, and where the chart is."""
-BENCHMARKS = {"bench-patterns": PATTERN_PARTS, "bench-workflows": WORKFLOW_PARTS}
+BENCHMARKS = {"bench-patterns": "patterns", "bench-workflows": "workflows"}
+"""Folders of benchmarks/, which the tests have not on their path."""
 
 
 class WrongCommandError(Exception):
@@ -72,9 +71,23 @@ def _make(words: Sequence[str]) -> None:
         if not is_variable:
             need(name in targets, f"make has no {name}")
         elif name == "ARGS":
-            _parse(benchmark.parser("", "", BENCHMARKS[words[0]]), shlex.split(value))
+            _parse(_of_benchmark(BENCHMARKS[words[0]]), shlex.split(value))
         else:
             need(re.search(rf"\$\({name}\)|^{name} \?=", makefile, re.MULTILINE), f"the Makefile has no {name}")
+
+
+def _of_benchmark(name: str) -> argparse.ArgumentParser:
+    """Return the options of a benchmark, read from its source."""
+    source = (CHECKOUT / "benchmarks" / name / "measure.py").read_text(encoding="utf-8")
+    parts = re.search(r"^PARTS = (\(.*\))$", source, re.MULTILINE)
+    assert parts, "a benchmark names its parts"
+    command = (CHECKOUT / "benchmarks" / "command.py").read_text(encoding="utf-8")
+    assert '"--quick", action="store_true"' in command
+    assert '"--only", action="append", choices=parts' in command
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", choices=ast.literal_eval(parts[1]))
+    return parser
 
 
 def _helm(words: Sequence[str]) -> None:
