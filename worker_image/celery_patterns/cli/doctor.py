@@ -16,6 +16,9 @@ from celery_patterns.cli.tables import say, say_json
 
 MARKS = {Level.ERROR: "ERROR", Level.WARNING: "WARN", Level.UNKNOWN: "?", Level.OK: "ok"}
 
+CAUSES = ("memory",)
+"""Checks whose errors are told before others of their level."""
+
 
 def add_commands(commands: Any) -> None:
     """Add ``doctor``."""
@@ -29,7 +32,7 @@ def add_commands(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look at everything; exit status 1 if there is an error, 3 if the broker does not answer."""
     with application(options) as app:
-        findings = sorted(examine(app), key=lambda finding: ORDER.index(finding.level))
+        findings = examined(app)
     levels = {finding.level for finding in findings}
     if options.quiet:
         findings = [finding for finding in findings if finding.level is not Level.OK]
@@ -44,6 +47,11 @@ def run(options: argparse.Namespace) -> int:
         return Exit.UNREACHABLE
     bad = {Level.ERROR, Level.WARNING} if options.strict else {Level.ERROR}
     return Exit.FOUND if levels & bad else Exit.WELL
+
+
+def examined(app: Any) -> list[Finding]:
+    """Return what is found, worst first, and each thing once; of the errors that first which brings about others."""
+    return sorted(dict.fromkeys(examine(app)), key=lambda each: (ORDER.index(each.level), each.check not in CAUSES))
 
 
 def examine(app: Any) -> Iterator[Finding]:

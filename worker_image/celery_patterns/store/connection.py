@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from celery_patterns import protocol
-from celery_patterns.store import names
+from celery_patterns.store import names, place
 from celery_patterns.store.errors import StoreFault, StoreUnavailable
 from celery_patterns.store.script import Argument, Script
 from celery_patterns.store.settings import StoreSettings, store_url
@@ -104,9 +104,7 @@ class Store:
     @property
     def address(self) -> str:
         """Where the store is, without credentials."""
-        parameters = self.client.connection_pool.connection_kwargs
-        place = parameters.get("path") or f"{parameters.get('host', '?')}:{parameters.get('port', '?')}"
-        return f"{place}/{parameters.get('db') or 0}"
+        return f"{place.of(self.client)}/{self.client.connection_pool.connection_kwargs.get('db') or 0}"
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
