@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_application, check_rabbitmq, check_redis, check_workers
+from celery_patterns.cli import check_application, check_rabbitmq, check_redis, check_sentinel, check_workers
 from celery_patterns.cli.application import add_arguments, application
 from celery_patterns.cli.exits import Exit
 from celery_patterns.cli.findings import ORDER, Finding, Level, unknown
@@ -16,7 +16,7 @@ from celery_patterns.cli.tables import say, say_json
 
 MARKS = {Level.ERROR: "ERROR", Level.WARNING: "WARN", Level.UNKNOWN: "?", Level.OK: "ok"}
 
-CAUSES = ("memory",)
+CAUSES = ("memory", "sentinel")
 """Checks whose errors are told before others of their level."""
 
 
@@ -61,6 +61,7 @@ def examine(app: Any) -> Iterator[Finding]:
         check_application.settings,
         check_application.serializers,
         check_application.results,
+        check_sentinel.looked_at,
         check_redis.broker,
         check_redis.store,
         check_redis.results,
