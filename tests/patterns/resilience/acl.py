@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
+from celery_patterns.cli import check_rights
 from celery_patterns.cli.needed_rights import Needs
 from servers import RedisServer
 
@@ -14,19 +15,24 @@ def allowed(needs: Iterable[Needs]) -> list[str]:
     needs = list(needs)
     commands = frozenset[str]().union(*(each.commands for each in needs))
     patterns = {pattern for each in needs for pattern in each.keys.values()}
-    channels = {pattern for each in needs for pattern in each.channels.values()}
+    channels = {channel.rule for each in needs for channel in each.channels}
     return [
         *(f"+{each.lower()}" for each in sorted(commands)),
         *(f"~{pattern}" for pattern in sorted(patterns)),
-        *(f"&{pattern}" for pattern in sorted(channels)),
+        *(f"&{rule}" for rule in sorted(channels)),
     ]
 
 
 def add_user(redis: RedisServer, name: str, needs: Iterable[Needs]) -> None:
-    """Make a user who may do exactly that; the password is ``pw``."""
-    with redis.client() as client:
-        admin: Any = client
-        admin.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *allowed(needs))
+    """Make a user, with the password ``pw``, by the very lines that doctor prints for one who may do nothing."""
+    asking = ("+acl|whoami", "+acl|dryrun")
+    with redis.client() as admin, redis.client() as client:
+        execute, asked = cast("Any", admin).execute_command, cast("Any", client)
+        execute("ACL", "SETUSER", name, "reset", "on", ">pw", *asking)
+        asked.execute_command("AUTH", name, "pw")
+        for finding in list(check_rights.rights(asked, needs, "")):
+            execute(*finding.advice.split(" "))
+        execute("ACL", "SETUSER", name, *(each.replace("+", "-") for each in asking))
 
 
 def url_of(redis: RedisServer, name: str, db: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
+from celery_patterns.cli import check_workers
 from celery_patterns.store import Store, StoreSettings
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer
@@ -31,3 +32,9 @@ def clocked(redis: RedisServer) -> Iterator[ClockedStore]:
         store.set_clock(1_800_000_000_000)
         yield store
         store.close()
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let doctor not wait for the answers of workers where there are none."""
+    monkeypatch.setattr(check_workers, "ANSWER_SECONDS", 0.2)

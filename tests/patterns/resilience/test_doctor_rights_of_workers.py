@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu import entity
+from kombu import common, entity
 
 from celery_patterns import protocol
 from celery_patterns.cli import needed_rights
@@ -26,6 +26,7 @@ from patterns.resilience.stage import Stage
 from servers import RedisKind, RedisServer, Worker, celery_worker, eventually, redis_server
 
 queue: Any = entity.Queue
+broadcast: Any = common.Broadcast
 LEASE_SECONDS = 3
 BROKER_DB, RESULT_DB, STORE_DB = 4, 1, 3
 PREFIXES = {"none": {}, "prefixes": {"ENTITLED_PREFIX": "shop:", "ENTITLED_RESULTS_PREFIX": "shop_"}}
@@ -43,6 +44,7 @@ ANSWERS = {
     "late retry": 1,
     "eta": "eta",
     "workflow": 1,
+    "broadcast": "all",
     "idempotent": ["o1", "o1"],
     "singleton": ["ann", "ann"],
     "coalesced": ["TaskRevokedError", "bob", "bob"],
@@ -106,7 +108,7 @@ def rightful(redis_kind: RedisKind, request: pytest.FixtureRequest, tmp_path_fac
         described.conf.result_backend_transport_options = {
             "global_keyprefix": prefixes.get("ENTITLED_RESULTS_PREFIX", "")
         }
-        described.conf.task_queues = [queue("celery"), queue("lonely", routing_key="lonely")]
+        described.conf.task_queues = [queue("celery"), queue("lonely", routing_key="lonely"), broadcast("news")]
         with install(described, store=server.url(STORE_DB)) as app:
             add_user(server, "broker", needed_rights.of_broker(app, BROKER_DB))
             add_user(server, "results", needed_rights.of_results(app))
@@ -124,7 +126,7 @@ def rightful(redis_kind: RedisKind, request: pytest.FixtureRequest, tmp_path_fac
 
 @pytest.fixture(scope="module")
 def worker(rightful: Rightful) -> Iterator[Worker]:
-    with rightful.worker(concurrency=4) as worker:
+    with rightful.worker(concurrency=4, queues="celery,news") as worker:
         yield worker
 
 

@@ -13,6 +13,7 @@ from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads
 
 from celery_patterns import protocol
+from celery_patterns.cli import check_memory
 from celery_patterns.cli.check_workers import brief
 from celery_patterns.cli.findings import Finding, error, ok, warning
 
@@ -152,11 +153,11 @@ def results(app: Any) -> Iterator[Finding]:
         backend.store_result(task_id, "doctor", "SUCCESS")
         seen = backend.get_task_meta(task_id, cache=False)
         backend.forget(task_id)
-    except redis.sentinel.MasterNotFoundError as problem:
-        yield error("results", f"{where}: {protocol.mask_url(str(problem))}", NO_MASTER.format("result_backend"))
-        return
     except redis.exceptions.OutOfMemoryError:
-        yield error("results", f"{where} has no memory: no result can be stored", "see memory")
+        yield check_memory.used_up(backend.client)
+        return
+    except redis.exceptions.NoPermissionError as problem:
+        yield error("results", f"{where} refuses: {problem}", "the rights that acl names")
         return
     except Exception as problem:  # noqa: BLE001 - whatever a backend raises
         yield error(

@@ -1,4 +1,4 @@
-"""What doctor looks at in Redis: eviction, persistence, rights, clock, memory, and who else uses the database."""
+"""What doctor looks at in Redis: persistence, rights, clock, and who else uses the database."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.sentinel import MasterNotFoundError
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_application, check_rights, check_workers, needed_rights
-from celery_patterns.cli.check_application import NO_MASTER
+from celery_patterns.cli import check_application, check_memory, check_rights, check_workers, needed_rights
 from celery_patterns.cli.findings import Finding, error, ok, unknown, warning
-from celery_patterns.store import StoreError, StoreNotConfigured
+from celery_patterns.store import StoreError, StoreNotConfigured, place
 from celery_patterns.store.settings import store_url
 from celery_patterns.tasks.patterns import patterns_of
 
@@ -24,15 +23,6 @@ OLDEST = (6, 2)
 
 SKEW_SECONDS = 2.0
 """Clocks that NTP keeps differ by far less, and asking over a slow network takes less than that."""
-
-FULL = 0.8
-"""Share of the memory from which on somebody should look: a backlog grows faster than people react."""
-
-FIRST = "memory"
-"""The check that is told before others: where no write is taken, much else is only its consequence."""
-
-UNCHECKED = (None, ssl.CERT_NONE, "none", "CERT_NONE")
-"""Values of ssl_cert_reqs; kombu's own, where a rediss:// URL has none."""
 
 CLIENTS_LISTED = 500
 """Of the server's connections: enough to see who consumes, and no more than a terminal is for."""
@@ -58,8 +48,17 @@ def broker(app: Any) -> Iterator[Finding]:
             connection.connect()
             client = connection.default_channel.client
             client.ping()
-        except (AuthenticationError, NoPermissionError) as problem:
-            yield error("broker", f"{where} refuses: {problem}", "user and password of the broker's URL; its ACL")
+        except NoPermissionError as problem:
+            db = int(connection.virtual_host or 0) if str(connection.virtual_host or 0).isdigit() else 0
+            first = needed_rights.of_broker(app, db)[0]
+            yield error(
+                "broker",
+                f"{where} refuses: {problem}; with what is advised here doctor can name what else is missing",
+                check_rights.asking(connection.userid or "default", first),
+            )
+            return
+        except AuthenticationError as problem:
+            yield error("broker", f"{where} refuses: {problem}", "user and password of the broker's URL")
             return
         except MasterNotFoundError as problem:
             yield error("broker", f"{where}: {protocol.mask_url(str(problem))}", NO_MASTER.format("broker"))
@@ -88,15 +87,16 @@ def store(app: Any) -> Iterator[Finding]:
     try:
         patterns.store.call(patterns.store.client.time)  # which the patterns use anyway: PING may be forbidden
     except StoreError as problem:
-        yield error("store", str(problem), "circuits, locks, limits and dead letters need it")
-        return
+        if not isinstance(problem.__cause__, NoPermissionError):
+            yield error("store", str(problem), "circuits, locks, limits and dead letters need it")
+            return
     yield ok("store", f"the patterns' store {patterns.store.address} answers")
-    parameters = patterns.store.client.connection_pool.connection_kwargs
     with app.connection_for_write() as connection:
-        same = connection.transport.driver_type == "redis" and (connection.hostname, connection.port) == (
-            parameters.get("host"),
-            parameters.get("port"),
-        )
+        options = app.conf.broker_transport_options or {}
+        broker_place = f"{connection.hostname}:{connection.port}"
+        if connection.transport_cls == "sentinel":
+            broker_place = place.of_master(str(options.get("master_name")))
+        same = connection.transport.driver_type == "redis" and place.of(patterns.store.client) == broker_place
     if not same:
         yield from _server(patterns.store.client, "store: ")
     yield from check_rights.rights(patterns.store.client, needed_rights.of_store(app), "store: ")
@@ -168,34 +168,8 @@ def _settings(info: dict[str, Any], client: Any, whose: str) -> Iterator[Finding
         yield error("cluster", f"{whose}a Redis Cluster: Celery's transport cannot use it", "one server, or Sentinel")
     if info.get("role") not in (None, "master"):
         yield error("replica", f"{whose}a read-only replica", "the URL of the primary")
-    yield from _memory(info, whose)
+    yield from check_memory.memory(info, client, whose)
     yield from _persistence(info, client, whose)
-
-
-def _memory(info: dict[str, Any], whose: str) -> Iterator[Finding]:
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
-    if policy != "noeviction" and (limit or policy.startswith("allkeys")):
-        what = "any key, queues included" if policy.startswith("allkeys") else "keys with a TTL: results, locks, leases"
-        yield error(
-            "eviction",
-            f"{whose}maxmemory-policy is {policy}: when memory is short it deletes {what}",
-            "CONFIG SET maxmemory-policy noeviction (and in redis.conf)",
-        )
-    else:
-        yield ok("eviction", f"{whose}maxmemory-policy is {policy}")
-    if limit and used >= limit and policy == "noeviction":
-        yield error(
-            FIRST,
-            f"{whose}all of its {limit / 2**20:.3g} MiB are used: every write is refused, publishing and results too",
-            "CONFIG SET maxmemory to more; then shorten result_expires, or find the queue that nobody empties",
-        )
-    elif limit and used > FULL * limit:
-        yield warning(
-            FIRST,
-            f"{whose}{used / 2**20:.0f} of {limit / 2**20:.0f} MiB are used; when full, every write is refused",
-            "more memory, a shorter result_expires, or fewer waiting messages",
-        )
 
 
 def _persistence(info: dict[str, Any], client: Any, whose: str) -> Iterator[Finding]:

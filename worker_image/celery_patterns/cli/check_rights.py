@@ -6,13 +6,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
-from celery_patterns.cli.findings import Finding, error, ok, unknown
+from celery_patterns.cli.findings import Finding, Level, error, ok, unknown
+from celery_patterns.cli.needed_channels import Channel
 from celery_patterns.cli.needed_rights import Needs
 
 KEY, CHANNEL = "<key>", "<channel>"
 """Stand for a name in an example of a command."""
+
+RUN = "permissions to run"
+"""In the answer about a command that is refused whatever it is used on."""
 
 EXAMPLES = {
     example.split(" ")[0]: tuple(example.split(" "))
@@ -101,6 +105,9 @@ class Refusal:
     """Commands, keys or channels."""
     rules: list[str]
     """Of an ACL, which would allow it."""
+    why: str = ""
+    """Who needs it, and how to do without."""
+    level: Level = Level.ERROR
 
 
 def rights(client: Any, needed: Iterable[Needs], whose: str) -> Iterator[Finding]:
@@ -117,18 +124,18 @@ def rights(client: Any, needed: Iterable[Needs], whose: str) -> Iterator[Finding
             user = user.decode() if isinstance(user, bytes) else str(user)
             refused = list(_refused(client, user, needs))
         except (NoPermissionError, ResponseError) as problem:
-            yield _tried(client, needs, whose, str(problem))
+            yield _tried(client, needs, whose, problem)
             return
-        found = [_finding(needs, whose, user, each) for each in refused]
+        found = [_finding(whose, user, each) for each in refused]
         yield from found
         if not number and not found:
             yield ok("acl", f"{whose}{user} may run the commands that are used, on the keys and channels that are used")
 
 
-def _finding(needs: Needs, whose: str, user: str, refusal: Refusal) -> Finding:
-    why = f" (needed by {needs.use})" if needs.use else ""
+def _finding(whose: str, user: str, refusal: Refusal) -> Finding:
+    why = f" ({refusal.why})" if refusal.why else ""
     message = f"{whose}{user} may not {refusal.what} {', '.join(refusal.names)}{why}"
-    return Finding(needs.lacking, "acl", message, f"ACL SETUSER {user} {' '.join(refusal.rules)}")
+    return Finding(refusal.level, "acl", message, f"ACL SETUSER {user} {' '.join(refusal.rules)}")
 
 
 def _refused(client: Any, user: str, needs: Needs) -> Iterator[Refusal]:
@@ -140,31 +147,44 @@ def _refused(client: Any, user: str, needs: Needs) -> Iterator[Refusal]:
         text = answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer)
         return "" if answer is True or text == "OK" else text
 
-    key, channel = next(iter(needs.keys)), next(iter(needs.channels), "")
-    stand_ins = {KEY: key, CHANNEL: channel}
+    why = f"needed by {needs.use}" if needs.use else ""
+    stand_ins = {KEY: next(iter(needs.keys)), CHANNEL: ""}
     told = {command: refused(*(stand_ins.get(word, word) for word in EXAMPLES[command])) for command in needs.commands}
-    commands = sorted(command for command, answer in told.items() if "permissions to run" in answer)
+    commands = sorted(command for command, answer in told.items() if RUN in answer)
     if commands:
-        yield Refusal("use", commands, [f"+{command.lower()}" for command in commands])
+        yield Refusal("use", commands, [f"+{command.lower()}" for command in commands], why, needs.lacking)
     probes = [EXAMPLES[command] for command in PROBES if command in told and command not in commands]
+    # Who may run nothing on a key is not told which keys those are: then all are named, so that one call says it all.
+    blind = not any(KEY in EXAMPLES[command] for command in needs.commands.difference(commands))
     keys = [
-        key for key in needs.keys if any(refused(*(key if word == KEY else word for word in probe)) for probe in probes)
+        key
+        for key in needs.keys
+        if blind or any(refused(*(key if word == KEY else word for word in probe)) for probe in probes)
     ]
     if keys:
         patterns = sorted({needs.keys[key] for key in keys})
-        yield Refusal("touch the keys", keys, [f"~{pattern}" for pattern in patterns])
-    channels = [
-        name
-        for name in needs.channels
-        for command in (("PSUBSCRIBE",) if "*" in name else ("PUBLISH", "SUBSCRIBE"))
-        if command in told and command not in commands and refused(command, name, *EXAMPLES[command][2:])
-    ]
-    if channels:
-        patterns = sorted({needs.channels[name] for name in channels})
-        yield Refusal("use the channels", sorted(set(channels)), [f"&{pattern}" for pattern in patterns])
+        yield Refusal("touch the keys", keys, [f"~{pattern}" for pattern in patterns], why, needs.lacking)
+    for channel in needs.channels:
+        answers = [
+            refused(*(name if word == CHANNEL else word for word in EXAMPLES[command]))
+            for command, name in channel.asked
+        ]
+        if blind or any(answer and RUN not in answer for answer in answers):
+            yield _unheard(channel)
 
 
-def _tried(client: Any, needs: Needs, whose: str, problem: str) -> Finding:
+def _unheard(channel: Channel) -> Refusal:
+    why = f"needed only by {channel.use}; may be left out {channel.without}" if channel.use else ""
+    return Refusal("use the channel", [channel.rule], [f"&{channel.rule}"], why, channel.lacking)
+
+
+def asking(user: str, needs: Needs) -> str:
+    """Return the line that lets a user connect and ask for its rights."""
+    connecting = " ".join(f"+{command.lower()}" for command in sorted(needs.commands & {"PING", "SELECT"}))
+    return f"ACL SETUSER {user} {connecting} +acl|whoami +acl|dryrun".replace("  ", " ")
+
+
+def _tried(client: Any, needs: Needs, whose: str, problem: Exception) -> Finding:
     """Judge a server before Redis 7, or a user that may not ask."""
     refused = []
     for command in ("EVAL", "EVALSHA", "SCRIPT|LOAD"):
@@ -172,13 +192,13 @@ def _tried(client: Any, needs: Needs, whose: str, problem: str) -> Finding:
             continue
         try:
             client.execute_command(*EXAMPLES[command])
-        except NoScriptError:  # it was allowed to ask for one
+        except (NoScriptError, OutOfMemoryError):  # it was allowed to ask for one
             continue
         except RedisError:
             refused.append(command)
+    user = client.connection_pool.connection_kwargs.get("username") or "default"
     if refused:
         granted = " ".join(f"+{command.lower()}" for command in refused)
-        return error("acl", f"{whose}this user may not use {', '.join(refused)}", f"ACL SETUSER ... {granted}")
-    return unknown(
-        "acl", f"{whose}the rights of this user cannot be asked: {problem}", "ACL SETUSER ... +acl|whoami +acl|dryrun"
-    )
+        line = asking(user, needs) if isinstance(problem, NoPermissionError) else f"ACL SETUSER {user}"
+        return error("acl", f"{whose}{user} may not use {', '.join(refused)}", f"{line} {granted}")
+    return unknown("acl", f"{whose}the rights of {user} cannot be asked: {problem}", asking(user, needs))

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import OutOfMemoryError
+
 from celery_patterns import protocol
+from celery_patterns.cli import check_memory
 from celery_patterns.cli.findings import Finding, ok, unknown, warning
 
 ANSWER_SECONDS = 1.5
@@ -38,8 +41,12 @@ def workers(app: Any) -> Iterator[Finding]:
             on_redis = connection.transport.driver_type == "redis"
             if on_redis:
                 connection.default_channel.client.ping()
-            names = sorted(name for answer in _ask(app, connection, "ping") for name in answer)
-            found = consumers(app, connection, len(names)) if names else []
+            try:
+                names = sorted(name for answer in _ask(app, connection, "ping") for name in answer)
+                found = consumers(app, connection, len(names)) if names else []
+            except OutOfMemoryError:  # they are asked by what is written
+                yield check_memory.used_up(connection.default_channel.client)
+                return
     except Exception as problem:  # noqa: BLE001 - whatever a transport raises
         yield unknown("workers", f"they cannot be asked: {protocol.mask_url(str(problem))}")
         return

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_application, check_rabbitmq, check_redis, check_workers
+from celery_patterns.cli import check_application, check_rabbitmq, check_redis, check_sentinel, check_workers
 from celery_patterns.cli.application import add_arguments, application
 from celery_patterns.cli.exits import Exit
 from celery_patterns.cli.findings import ORDER, Finding, Level, unknown
 from celery_patterns.cli.tables import say, say_json
 
 MARKS = {Level.ERROR: "ERROR", Level.WARNING: "WARN", Level.UNKNOWN: "?", Level.OK: "ok"}
+
+CAUSES = ("memory", "sentinel")
+"""Checks whose errors are told before others of their level."""
 
 
 def add_commands(commands: Any) -> None:
@@ -29,7 +32,7 @@ def add_commands(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look at everything; exit status 1 if there is an error, 3 if the broker does not answer."""
     with application(options) as app:
-        findings = told(app)
+        findings = examined(app)
     levels = {finding.level for finding in findings}
     if options.quiet:
         findings = [finding for finding in findings if finding.level is not Level.OK]
@@ -46,13 +49,9 @@ def run(options: argparse.Namespace) -> int:
     return Exit.FOUND if levels & bad else Exit.WELL
 
 
-def told(app: Any) -> list[Finding]:
-    """Return what there is to say, the worst first, and among those what others follow from."""
-    return sorted(examine(app), key=_importance)
-
-
-def _importance(finding: Finding) -> tuple[int, bool]:
-    return ORDER.index(finding.level), finding.check != check_redis.FIRST
+def examined(app: Any) -> list[Finding]:
+    """Return what is found, worst first, and each thing once; of the errors that first which brings about others."""
+    return sorted(dict.fromkeys(examine(app)), key=lambda each: (ORDER.index(each.level), each.check not in CAUSES))
 
 
 def examine(app: Any) -> Iterator[Finding]:
@@ -62,6 +61,7 @@ def examine(app: Any) -> Iterator[Finding]:
         check_application.settings,
         check_application.serializers,
         check_application.results,
+        check_sentinel.looked_at,
         check_redis.broker,
         check_redis.store,
         check_redis.results,

@@ -6,14 +6,19 @@ refusal of it is passed over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from celery.backends.redis import RedisBackend
 
 from celery_patterns import protocol
+from celery_patterns.cli import needed_channels
 from celery_patterns.cli.findings import Level
+from celery_patterns.cli.needed_channels import Channel
 from celery_patterns.tasks.patterns import patterns_of
+
+UUID_AT_END = re.compile(r"(?<=\.)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 TRANSACTION = frozenset(("EXEC", "MULTI", "UNWATCH", "WATCH"))
 
@@ -47,14 +52,6 @@ KOMBU = TRANSACTION | {
     "ZREM",
 }
 """What kombu's transport does to a broker, for workers and for those who send: queues, what is held, remote control."""
-
-KOMBUS_KEYS = {
-    "_kombu.binding.celeryev": "_kombu.*",
-    "worker@host.celery.pidbox": "*.celery.pidbox*",
-    "0000.reply.celery.pidbox": "*.celery.pidbox*",
-    "celeryev.0000": "celeryev.*",
-}
-"""Keys beside queues and what is held, each with the pattern that allows it: bindings, remote control, events."""
 
 LEASES = frozenset(("EVAL", "EXPIRE", "HEXISTS", "ZREMRANGEBYSCORE", "ZSCORE"))
 """What the leases of the agent's workers, and writing to a broker without memory, do beyond that."""
@@ -158,8 +155,7 @@ class Needs:
     """Such as ``GET`` or ``SCRIPT|LOAD``."""
     keys: dict[str, str]
     """Names that are really used, each with the pattern of an ACL that allows it."""
-    channels: dict[str, str] = field(default_factory=dict)
-    """As keys. Of a subscription to a pattern the server wants to see the very same one in the ACL."""
+    channels: tuple[Channel, ...] = ()
     use: str = ""
     """Who needs it; empty: every worker, and whoever sends or waits for tasks."""
     lacking: Level = Level.ERROR
@@ -170,21 +166,16 @@ def of_broker(app: Any, db: int) -> list[Needs]:
     """What the broker's user needs: the queues by their names, kombu's own keys, events and remote control."""
     options = dict(app.conf.broker_transport_options or {})
     prefix = str(options.get("global_keyprefix") or "")
-    queues = {f"{prefix}{queue}": f"{prefix}{queue}*" for queue in app.amqp.queues}
+    queues = {f"{prefix}{queue}": f"{prefix}{_lasting(queue)}*" for queue in app.amqp.queues}
     held = {}
     for kind in ("unacked", "unacked_index", "unacked_mutex"):
         name = str(options.get(f"{kind}_key", kind))
         held[prefix + name] = prefix + ("unacked*" if name.startswith("unacked") else f"{name}*")
-    own = {prefix + name: prefix + allowed for name, allowed in KOMBUS_KEYS.items()}
+    own = {prefix + name: prefix + allowed for name, allowed in _kombus_keys(app.conf).items()}
     leased = {key + protocol.LEASED_SUFFIX: allowed for key, allowed in held.items()}
-    channels = {
-        f"{prefix}/{db}.celery.pidbox": f"{prefix}/{db}.celery.pidbox",
-        f"{prefix}/{db}.celeryev/task.sent": f"{prefix}/{db}.celeryev/*",
-        f"{prefix}/{db}.celeryev/worker.*": f"{prefix}/{db}.celeryev/worker.*",
-    }
     connecting = _connecting(db, options.get("client_name"))
     return [
-        Needs(KOMBU | connecting, queues | held | own, channels),
+        Needs(KOMBU | connecting, queues | held | own, needed_channels.of_broker(app, db)),
         Needs(LEASES, leased, use="the agent's leases and a broker without memory", lacking=Level.WARNING),
         Needs(
             OPERATOR_SENDS | connecting,
@@ -195,6 +186,22 @@ def of_broker(app: Any, db: int) -> list[Needs]:
         ),
         Needs(MESSAGES_SEEN, queues | held | leased, use="celery-patterns task and explain", lacking=Level.UNKNOWN),
     ]
+
+
+def _kombus_keys(conf: Any) -> dict[str, str]:
+    """Keys beside queues and what is held, each with the pattern that allows it: bindings, remote control, events."""
+    control, events = f"{conf.control_exchange}.pidbox", conf.event_queue_prefix
+    return {
+        f"_kombu.binding.{conf.event_exchange}": "_kombu.*",
+        f"worker@host.{control}": f"*.{control}*",
+        f"0000.reply.{control}": f"*.{control}*",
+        f"{events}.0000": f"{events}.*",
+    }
+
+
+def _lasting(queue: str) -> str:
+    """Return what of a queue's name is the same in each process: that of a ``Broadcast`` ends in a UUID."""
+    return UUID_AT_END.sub("", queue)
 
 
 def of_results(app: Any) -> list[Needs]:
@@ -214,11 +221,15 @@ def of_results(app: Any) -> list[Needs]:
     announced = {protocol.announce_channel(db, prefix): protocol.announce_channel(db, prefix)}
     stored = {name: name.removesuffix("0") + "*" for name in (result, group)}
     return [
-        Needs(commands, stored, stored),  # what is stored is announced on a channel of its key's name
+        Needs(
+            commands,
+            {name: name.removesuffix("0") + "*" for name in (result, group)},
+            needed_channels.of_results(result.removesuffix("0"), group.removesuffix("0")),
+        ),
         Needs(
             CLAIMS,
             {claim: f"{prefix}{protocol.CLAIM_PREFIX}*"},
-            announced,
+            needed_channels.of_agent(db, prefix),
             use="the agent, for tasks of workflows",
             lacking=Level.WARNING,
         ),
@@ -240,7 +251,7 @@ def of_store(app: Any) -> list[Needs]:
     parameters = store.client.connection_pool.connection_kwargs
     connecting = _connecting(int(parameters.get("db") or 0), parameters.get("client_name"))
     return [
-        Needs(STORE | connecting, keys, {f"{prefix}circuit:0:changes": f"{prefix}circuit:*:changes"}),
+        Needs(STORE | connecting, keys, needed_channels.of_store(store.settings.prefix)),
         Needs(
             STORE_SEEN,
             keys,

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from celery_patterns import protocol
-from celery_patterns.store import names
+from celery_patterns.store import names, place, sentinels
 from celery_patterns.store.errors import StoreFault, StoreUnavailable
 from celery_patterns.store.script import Argument, Script
 from celery_patterns.store.settings import StoreSettings, store_url
@@ -104,9 +104,7 @@ class Store:
     @property
     def address(self) -> str:
         """Where the store is, without credentials."""
-        parameters = self.client.connection_pool.connection_kwargs
-        place = parameters.get("path") or f"{parameters.get('host', '?')}:{parameters.get('port', '?')}"
-        return f"{place}/{parameters.get('db') or 0}"
+        return f"{place.of(self.client)}/{self.client.connection_pool.connection_kwargs.get('db') or 0}"
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
@@ -135,6 +133,8 @@ class Store:
             "retry_on_timeout": False,
         }
         url = store_url(self.settings, self._app.conf)
+        if url is not None and url.startswith(sentinels.SCHEME):
+            return sentinels.client(url, self._app.conf, options)
         if url is not None:
             if url.startswith("unix://"):
                 del options["socket_connect_timeout"]
@@ -143,4 +143,6 @@ class Store:
         parameters = {**backend.connparams, **options}
         if "path" in parameters:
             del parameters["socket_connect_timeout"]
-        return backend._create_client(**parameters)  # noqa: SLF001 - the way its own client is made (TLS, Sentinel)
+        client = backend._create_client(**parameters)  # noqa: SLF001 - the way its own client is made (TLS, Sentinel)
+        sentinels.ask_once(client)
+        return client

@@ -21,7 +21,12 @@ def key(prefix: str, kind: str, name: str) -> str:
 
 def pattern(prefix: str, kind: str) -> str:
     """Return the Redis pattern of the keys of one kind, whatever characters the prefix has."""
-    return _SPECIAL.sub(r"\\\g<0>", key(prefix, kind, "")) + "*"
+    return literal(key(prefix, kind, "")) + "*"
+
+
+def literal(name: str) -> str:
+    """Return the Redis pattern that fits this name alone."""
+    return _SPECIAL.sub(r"\\\g<0>", name)
 
 
 def shorten(name: str) -> str:

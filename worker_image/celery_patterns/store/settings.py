@@ -103,7 +103,10 @@ def store_url(settings: StoreSettings, conf: Any) -> str | None:
         return settings.url
     if str(conf.result_backend or "").startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
         return None
-    broker = str(conf.broker_url or "").split(";")[0]
+    broker = str(conf.broker_url or "")
+    if broker.startswith("sentinel://") and not conf.broker_use_ssl:
+        return broker
+    broker = broker.split(";", maxsplit=1)[0]
     if broker.startswith(("redis://", "rediss://")):
         return broker
     raise StoreNotConfigured(

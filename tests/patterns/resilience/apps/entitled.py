@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import chord, group
-from kombu import entity
+from kombu import common, entity
 
 from celery_patterns import protocol
 from celery_patterns.resilience.budget import FleetBudget
@@ -37,11 +37,12 @@ WITHIN = 40.0
 """Seconds for one answer: the machine may be loaded."""
 
 queue: Any = entity.Queue
+broadcast: Any = common.Broadcast
 app = PatternApp("entitled", lease=1.0)
 app.conf.update(
     broker_url=os.environ["CELERY_BROKER_URL"],
     result_backend=os.environ["CELERY_RESULT_BACKEND"],
-    task_queues=[queue("celery"), queue("lonely", routing_key="lonely")],
+    task_queues=[queue("celery"), queue("lonely", routing_key="lonely"), broadcast("news")],
     task_acks_late=True,
     task_track_started=True,
     task_send_sent_event=True,
@@ -206,6 +207,7 @@ def call() -> dict[str, Any]:
         "late retry": got(by_hand.delay(0.2)),
         "eta": got(plain.apply_async(["eta"], countdown=0.5)),
         "workflow": got(workflow),
+        "broadcast": got(plain.apply_async(["all"], queue="news", declare=[app.amqp.queues["news"].exchange])),
         "idempotent": [got(charge.delay("o1")) for _ in range(2)],
         "singleton": [got(each) for each in twice],
         "coalesced": [got(each) for each in coalesced],
