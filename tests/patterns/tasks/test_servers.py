@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servers import RedisKind, Worker, celery_worker, eventually
-from servers_sentinel import MASTER_NAME, sentinel_server
+from servers import LOOPBACK, RedisKind, Worker, celery_worker, eventually, redis_server
+from servers_sentinel import Watched, sentinel_server
 from servers_tls import tls_redis
 
+MASTER = "shop"
 APPLICATION = """
 import json, os
 from celery_patterns.tasks import Idempotent, PatternApp, RateLimit, Singleton, current_context
@@ -82,17 +83,27 @@ def shop(folder: Path, broker: str, backend: str, **options: str) -> Iterator[Sh
 
 def test_tasks_and_their_policies_go_on_after_a_failover(redis_kind: RedisKind, tmp_path: Path) -> None:
     with (
-        sentinel_server(redis_kind) as watched,
-        shop(tmp_path, watched.url(0), watched.url(1), master_name=MASTER_NAME) as it,
+        redis_server("--repl-diskless-sync-delay", "0", kind=redis_kind) as primary,
+        redis_server("--replicaof", f"{LOOPBACK} {primary.port}", kind=redis_kind) as replica,
+        sentinel_server({MASTER: Watched(primary.port)}, kind=redis_kind) as sentinel,
+        sentinel.client() as watching,
+        shop(tmp_path, sentinel.url(0), sentinel.url(1), master_name=MASTER) as it,
     ):
         first = it.charge("A-1")
         assert it.charge("A-1") == first
         assert it.doctor() == set()
-        watched.primary.stop()
-        eventually(lambda: watched.primary_port() == watched.replica.port, every=0.1, what="the failover")
+        eventually(lambda: len(watching.sentinel_slaves(MASTER)) == 1, every=0.1, within=30, what=sentinel.log)
+        with replica.client() as behind:
+            eventually(lambda: told(behind, "replication")["master_link_status"] == "up", within=30)
+        primary.stop()
+        eventually(lambda: sentinel.master(MASTER) == replica.port, every=0.1, within=30, what=sentinel.log)
         assert eventually(lambda: it.charge("A-1"), within=30, what=it.worker.log) == first, "the claim has gone over"
         assert it.charge("A-2") > first
         assert it.worker.ready()
+
+
+def told(client: Any, section: str) -> Any:
+    return client.info(section)
 
 
 def test_tasks_and_their_policies_run_over_tls(redis_kind: RedisKind, tmp_path: Path) -> None:

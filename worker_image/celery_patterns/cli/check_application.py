@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import redis.sentinel
+import redis
 from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads
 
@@ -16,8 +16,6 @@ from celery_patterns import protocol
 from celery_patterns.cli import check_memory
 from celery_patterns.cli.check_workers import brief
 from celery_patterns.cli.findings import Finding, error, ok, warning
-
-NO_MASTER = "master_name in {}_transport_options, as in the Sentinels' own `sentinel monitor`; their addresses, network"
 
 DEFAULT_VISIBILITY_SECONDS = 3600
 """kombu's own, on Redis."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from redis.connection import SSLConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
-from redis.sentinel import MasterNotFoundError
 
 from celery_patterns import protocol
 from celery_patterns.cli import check_application, check_memory, check_rights, check_workers, needed_rights
@@ -23,6 +22,9 @@ OLDEST = (6, 2)
 
 SKEW_SECONDS = 2.0
 """Clocks that NTP keeps differ by far less, and asking over a slow network takes less than that."""
+
+UNCHECKED = (None, ssl.CERT_NONE, "none", "CERT_NONE")
+"""Values of ssl_cert_reqs; kombu's own, where a rediss:// URL has none."""
 
 CLIENTS_LISTED = 500
 """Of the server's connections: enough to see who consumes, and no more than a terminal is for."""
@@ -59,9 +61,6 @@ def broker(app: Any) -> Iterator[Finding]:
             return
         except AuthenticationError as problem:
             yield error("broker", f"{where} refuses: {problem}", "user and password of the broker's URL")
-            return
-        except MasterNotFoundError as problem:
-            yield error("broker", f"{where}: {protocol.mask_url(str(problem))}", NO_MASTER.format("broker"))
             return
         except Exception as problem:  # noqa: BLE001 - whatever kombu makes of it
             yield error("broker", f"{where} does not answer: {protocol.mask_url(str(problem))}", "its address, network")

@@ -14,6 +14,9 @@ from celery_patterns import protocol
 from celery_patterns.cli.findings import Level
 from celery_patterns.store import names
 
+NO_WORKFLOWS = "where there are no workflows"
+REVOKING, HEARING = "celery-operator, to revoke tasks", "celery-operator, to hear of tasks that have ended"
+
 FANOUT_PREFIX = "/{db}."
 """kombu's, before the name of each exchange that sends to all: pub/sub does not know of databases."""
 
@@ -113,8 +116,28 @@ def of_agent(db: int, key_prefix: str) -> tuple[Channel, ...]:
             names.literal(channel),
             (("PUBLISH", channel),),
             use="announcements of finished workflow tasks",
-            without="where there are no workflows",
+            without=NO_WORKFLOWS,
             lacking=Level.WARNING,
+        ),
+    )
+
+
+def of_operator_on_broker(app: Any, db: int) -> tuple[Channel, ...]:
+    """Return what celery-operator needs to revoke tasks."""
+    options = dict(app.conf.broker_transport_options or {})
+    topics = _topics(options, db, f"{app.conf.control_exchange}.pidbox")
+    return tuple(
+        Channel(topic, (("PUBLISH", topic),), use=REVOKING, without=NO_WORKFLOWS, lacking=Level.WARNING)
+        for topic in topics
+    )
+
+
+def of_operator_on_results(db: int, key_prefix: str) -> tuple[Channel, ...]:
+    """Return what celery-operator needs to hear of tasks that have ended."""
+    channel = protocol.announce_channel(db, key_prefix)
+    return (
+        Channel(
+            names.literal(channel), (("SUBSCRIBE", channel),), use=HEARING, without=NO_WORKFLOWS, lacking=Level.WARNING
         ),
     )
 

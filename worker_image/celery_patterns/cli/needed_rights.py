@@ -180,7 +180,7 @@ def of_broker(app: Any, db: int) -> list[Needs]:
         Needs(
             OPERATOR_SENDS | connecting,
             queues | {f"{prefix}_kombu.binding.celery": f"{prefix}_kombu.*"},
-            {f"{prefix}/{db}.celery.pidbox": f"{prefix}/{db}.celery.pidbox"},
+            needed_channels.of_operator_on_broker(app, db),
             use=OPERATOR,
             lacking=Level.WARNING,
         ),
@@ -218,12 +218,11 @@ def of_results(app: Any) -> list[Needs]:
     commands |= ORDERED if options.get("result_chord_ordered", True) else UNORDERED
     if backend.connparams.get("health_check_interval"):
         commands |= {"PING"}
-    announced = {protocol.announce_channel(db, prefix): protocol.announce_channel(db, prefix)}
     stored = {name: name.removesuffix("0") + "*" for name in (result, group)}
     return [
         Needs(
             commands,
-            {name: name.removesuffix("0") + "*" for name in (result, group)},
+            stored,
             needed_channels.of_results(result.removesuffix("0"), group.removesuffix("0")),
         ),
         Needs(
@@ -236,7 +235,7 @@ def of_results(app: Any) -> list[Needs]:
         Needs(
             OPERATOR_FOLLOWS | _connecting(db, None),
             {claim: f"{prefix}{protocol.CLAIM_PREFIX}*", result: stored[result]},
-            announced,
+            needed_channels.of_operator_on_results(db, prefix),
             use=OPERATOR,
             lacking=Level.WARNING,
         ),
@@ -255,7 +254,6 @@ def of_store(app: Any) -> list[Needs]:
         Needs(
             STORE_SEEN,
             keys,
-            {f"{prefix}circuit:*:changes": f"{prefix}circuit:*:changes"},
             use="celery-patterns circuit, dlq and explain",
             lacking=Level.UNKNOWN,
         ),

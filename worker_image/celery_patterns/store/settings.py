@@ -50,11 +50,6 @@ class StoreSettings:
         for name, value in urls.items():
             if value is not None and (not isinstance(value, str) or "://" not in value):
                 raise ValueError(f"{name}: expected scheme://..., got a {type(value).__name__} without one")
-        if (self.url or "").startswith("sentinel://"):
-            raise ValueError(
-                "store URL: one server, got sentinel://...; behind a Sentinel leave it out: the store is where the "
-                "result backend is (result_backend = sentinel://..., master_name in result_backend_transport_options)"
-            )
 
     @classmethod
     def of(cls, conf: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> StoreSettings:

@@ -202,7 +202,6 @@ def test_retry_pauses_double_up_to_the_cap_and_heed_the_error() -> None:
         ({"prefix": "{x}"}, "prefix: expected 1 to 100 characters"),
         ({"lease_seconds": 0}, "lease_seconds: expected a number from 0.3 to 3600, got 0"),
         ({"url": "localhost"}, "store URL: expected scheme://..., got a str without one"),
-        ({"url": "sentinel://a:1/0;sentinel://b:1/0"}, "store URL: one server, got sentinel://...; behind a Sentinel "),
     ],
 )
 def test_wrong_settings_of_the_store_are_named(settings: dict[str, Any], message: str) -> None:
