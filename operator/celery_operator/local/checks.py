@@ -21,6 +21,7 @@ from celery_operator.domain.pools.validation import check_pool
 from celery_operator.domain.workflows.compile import compile_workflow
 from celery_operator.local.manifests import OUR_KINDS, Document, Problem, did_you_mean
 from celery_operator.local.objects import key_of
+from celery_operator.local.pod_fields import unknown_fields
 from celery_operator.services.ports import Manifest, ObjectKey
 
 Model = CeleryApp | CeleryWorkerPool | CeleryWorkflow
@@ -81,6 +82,7 @@ def check(documents: Sequence[Document]) -> Findings:
         found.wrong.extend(_wrong_keys(document, model.spec, known))
         found.missing.extend(_missing(document, model.spec, known))
         found.doubtful.extend(_unserved_queues(document, model, known))
+        found.doubtful.extend(_unknown_to_kubernetes(document, model))
     return found
 
 
@@ -99,6 +101,13 @@ def _wrong_secret(document: Document) -> Iterator[Problem]:
                 base64.b64decode("".join(str(value).split()), validate=True)
             except (binascii.Error, ValueError):
                 yield document.problem("not base64: write plain text under stringData", f"{part}.{key}")
+
+
+def _unknown_to_kubernetes(document: Document, model: Model) -> Iterator[Problem]:
+    """Yield fields of a pool's pod template that the Deployment will be refused for, unless the cluster is newer."""
+    if isinstance(model, CeleryWorkerPool) and model.spec.template is not None:
+        for path, message in unknown_fields(model.spec.template, "spec.template"):
+            yield document.problem(message, path)
 
 
 def _plan(model: Model) -> None:
