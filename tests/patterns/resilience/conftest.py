@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
-from celery_patterns.cli import check_workers
+from celery_patterns.cli import check_workers, reaching
 from celery_patterns.store import Store, StoreSettings
 from patterns.resilience.clocked import ClockedStore
 from servers import RedisServer
@@ -36,5 +36,6 @@ def clocked(redis: RedisServer) -> Iterator[ClockedStore]:
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let doctor not wait for the answers of workers where there are none."""
+    """Let doctor not wait for workers where there are none, nor for a server that says nothing."""
     monkeypatch.setattr(check_workers, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(reaching, "SECONDS", 0.3)

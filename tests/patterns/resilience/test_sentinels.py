@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_patterns.cli.check_sentinel import Answers, Use, _prospects, looked_at
+from celery_patterns.cli import check_sentinel
+from celery_patterns.cli.check_sentinel import Answers, Use, _prospects
 from celery_patterns.cli.doctor import examined
 from celery_patterns.resilience.bulkhead import Bulkhead, BulkheadFull
 from celery_patterns.resilience.circuit import CircuitBreaker
@@ -57,13 +58,13 @@ def said(*urls: str, **options: Any) -> list[tuple[str, str]]:
     """Return level and message about a broker behind these sentinels."""
     with Celery("shop", set_as_current=False, broker=";".join(urls)) as app:
         app.conf.broker_transport_options = options
-        return [(str(each.level), each.message) for each in looked_at(app)]
+        return [(str(each.level), each.message) for each in check_sentinel.sentinel(app)]
 
 
 def advice(*urls: str, **options: Any) -> str:
     with Celery("shop", set_as_current=False, broker=";".join(urls)) as app:
         app.conf.broker_transport_options = options
-        return next(looked_at(app)).advice
+        return next(check_sentinel.sentinel(app)).advice
 
 
 @pytest.mark.usefixtures("quickly")

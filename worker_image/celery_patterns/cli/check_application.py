@@ -13,7 +13,7 @@ from kombu.exceptions import ContentDisallowed
 from kombu.serialization import dumps, loads
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_memory
+from celery_patterns.cli import check_memory, check_tls, reaching
 from celery_patterns.cli.check_workers import brief
 from celery_patterns.cli.findings import Finding, error, ok, warning
 
@@ -124,10 +124,10 @@ def results(app: Any) -> Iterator[Finding]:
     """Whether a result can be stored and read again."""
     from celery.backends.base import DisabledBackend  # noqa: PLC0415
 
-    backend = backend_of(app)
-    if backend is None:
-        why = " ".join(protocol.mask_url(str(_refusal(app))).split())
-        yield error("results", f"the result backend cannot be used: {why}", "the URL and options of result_backend")
+    try:
+        backend = app.backend
+    except ValueError as problem:
+        yield error("results", f"result_backend: {' '.join(str(problem).split())}", "such a URL")
         return
     if isinstance(backend, DisabledBackend):
         yield warning("results", "there is no result backend", "result_backend, where anyone waits for results")
@@ -147,7 +147,7 @@ def results(app: Any) -> Iterator[Finding]:
     try:
         if isinstance(getattr(backend, "client", None), redis.Redis):
             # The backend itself would try for a long time before it says that there is no answer.
-            backend.client.get(backend.get_key_for_task(task_id))
+            reaching.results(backend).get(backend.get_key_for_task(task_id))
         backend.store_result(task_id, "doctor", "SUCCESS")
         seen = backend.get_task_meta(task_id, cache=False)
         backend.forget(task_id)
@@ -158,9 +158,9 @@ def results(app: Any) -> Iterator[Finding]:
         yield error("results", f"{where} refuses: {problem}", "the rights that acl names")
         return
     except Exception as problem:  # noqa: BLE001 - whatever a backend raises
-        yield error(
-            "results", f"{where}: {type(problem).__name__}: {protocol.mask_url(str(problem))}", "see its server"
-        )
+        text = protocol.mask_url(str(problem))
+        advice = check_tls.advice(text, "see its server")
+        yield error("results", f"{where}: {type(problem).__name__}: {text}", advice)
         return
     if (seen.get("status"), seen.get("result")) != ("SUCCESS", "doctor"):
         yield error("results", f"{where}: stored 'doctor', read {seen.get('result')!r}", "see result_serializer")

@@ -5,13 +5,24 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from redis.connection import SSLConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_application, check_memory, check_rights, check_workers, needed_rights
+from celery_patterns.cli import (
+    check_application,
+    check_memory,
+    check_rights,
+    check_tls,
+    check_workers,
+    needed_rights,
+    reaching,
+)
 from celery_patterns.cli.findings import Finding, error, ok, unknown, warning
 from celery_patterns.store import StoreError, StoreNotConfigured, place
 from celery_patterns.store.settings import store_url
@@ -40,7 +51,7 @@ OWN_KEYS = ("_kombu.", "unacked", "celery", "{")
 
 def broker(app: Any) -> Iterator[Finding]:
     """The broker, if it is a Redis."""
-    connection = app.connection_for_write()
+    connection = reaching.broker(app)
     if connection.transport.driver_type != "redis":
         connection.release()
         return
@@ -63,7 +74,8 @@ def broker(app: Any) -> Iterator[Finding]:
             yield error("broker", f"{where} refuses: {problem}", "user and password of the broker's URL")
             return
         except Exception as problem:  # noqa: BLE001 - whatever kombu makes of it
-            yield error("broker", f"{where} does not answer: {protocol.mask_url(str(problem))}", "its address, network")
+            advice = check_tls.advice(problem, "its address, network")
+            yield error("broker", f"{where} does not answer: {protocol.mask_url(str(problem))}", advice)
             return
         yield ok("broker", f"{where} answers")
         yield from _server(client, "")
@@ -87,7 +99,8 @@ def store(app: Any) -> Iterator[Finding]:
         patterns.store.call(patterns.store.client.time)  # which the patterns use anyway: PING may be forbidden
     except StoreError as problem:
         if not isinstance(problem.__cause__, NoPermissionError):
-            yield error("store", str(problem), "circuits, locks, limits and dead letters need it")
+            advice = check_tls.advice(problem, "circuits, locks, limits and dead letters need it")
+            yield error("store", str(problem), advice)
             return
     yield ok("store", f"the patterns' store {patterns.store.address} answers")
     with app.connection_for_write() as connection:
@@ -103,12 +116,15 @@ def store(app: Any) -> Iterator[Finding]:
 
 def results(app: Any) -> Iterator[Finding]:
     """Whether the result backend's user may store results, if the backend is a Redis."""
-    if check_application.backend_of(app) is None:
+    try:
+        needed = needed_rights.of_results(app)
+    except ValueError:
+        return  # of its URL, which check_application tells
+    if not needed:
         return
-    needed = needed_rights.of_results(app)
-    if needed:
-        yield from _tls(app.backend.client, "results: ")
-        yield from check_rights.rights(app.backend.client, needed, "results: ")
+    client = reaching.results(app.backend)
+    with suppress(RedisConnectionError, RedisTimeoutError):  # which check_application tells, too
+        yield from check_rights.rights(client, needed, "results: ")
 
 
 def _server(client: Any, whose: str) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ def uses(app: Any) -> list[Use]:
     return found
 
 
-def looked_at(app: Any) -> Iterator[Finding]:
+def sentinel(app: Any) -> Iterator[Finding]:
     """Look at each group of sentinels that is used."""
     for use in uses(app):
         answers = _ask(use)

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import OutOfMemoryError
 
 from celery_patterns import protocol
-from celery_patterns.cli import check_memory
+from celery_patterns.cli import check_memory, reaching
 from celery_patterns.cli.findings import Finding, ok, unknown, warning
 
 ANSWER_SECONDS = 1.5
@@ -36,7 +36,7 @@ class Consumer:
 def workers(app: Any) -> Iterator[Finding]:
     """Who answers on this broker."""
     try:
-        with app.connection_for_write(connect_timeout=ANSWER_SECONDS) as connection:
+        with reaching.broker(app, connect_timeout=ANSWER_SECONDS) as connection:
             connection.connect()
             on_redis = connection.transport.driver_type == "redis"
             if on_redis:

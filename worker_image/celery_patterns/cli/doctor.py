@@ -61,15 +61,25 @@ def examine(app: Any) -> Iterator[Finding]:
         check_application.settings,
         check_application.serializers,
         check_application.results,
-        check_sentinel.looked_at,
+        check_sentinel.sentinel,
         check_redis.broker,
         check_redis.store,
         check_redis.results,
         check_rabbitmq.broker,
-        check_workers.workers,
     ]
+    reached = True
     for check in checks:
-        try:
-            yield from check(app)
-        except Exception as error:  # noqa: BLE001 - one check that cannot be made must not hide the others
-            yield unknown(check.__name__, f"{type(error).__name__}: {protocol.mask_url(str(error))}")
+        for finding in _made(check, app):
+            reached = reached and (finding.check, finding.level) != ("broker", Level.ERROR)
+            yield finding
+    if reached:
+        yield from _made(check_workers.workers, app)
+    else:
+        yield unknown("workers", "they cannot be asked without the broker")
+
+
+def _made(check: Callable[[Any], Iterator[Finding]], app: Any) -> Iterator[Finding]:
+    try:
+        yield from check(app)
+    except Exception as error:  # noqa: BLE001 - one check that cannot be made must not hide the others
+        yield unknown(check.__name__, f"{type(error).__name__}: {protocol.mask_url(str(error))}")

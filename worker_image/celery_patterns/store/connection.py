@@ -27,6 +27,9 @@ SCRIPTS_OWN = re.compile(r"WRONGTYPE |(?!([A-Z]+|ACL failure in script:|The user
 """Errors that a script has from its own commands. What else Redis refuses to it (memory, permission, a replica) is told
 with a code before it, or in words about the user."""
 
+CELERYS_SPELLING = re.compile(r"(?<=[?&]ssl_cert_reqs=)CERT_(REQUIRED|OPTIONAL|NONE)")
+"""In URLs of Celery, whose driver knows the last word alone, in small letters."""
+
 _stores: WeakSet[Store] = WeakSet()
 
 
@@ -138,7 +141,10 @@ class Store:
         if url is not None:
             if url.startswith("unix://"):
                 del options["socket_connect_timeout"]
-            return redis.Redis.from_url(url, **options)
+            tls = self._app.conf.broker_use_ssl
+            if self.settings.url is None and isinstance(tls, dict):  # it is the broker's, and so is how to reach it
+                options |= {"connection_class": redis.SSLConnection, **tls}
+            return redis.Redis.from_url(CELERYS_SPELLING.sub(lambda word: word[1].lower(), url), **options)
         backend = self._app.backend
         parameters = {**backend.connparams, **options}
         if "path" in parameters:
