@@ -13,6 +13,7 @@ from celery import Celery
 from celery_patterns import protocol
 from celery_patterns.cli.check_tls import advice
 from celery_patterns.cli.doctor import examined
+from celery_patterns.cli.findings import Level
 from celery_patterns.tasks import install
 from certificates import authority
 from patterns.resilience.stage import Stage
@@ -144,3 +145,12 @@ def test_a_worker_runs_its_patterns_behind_tls(guarded: Guarded) -> None:
         assert [str(each) for each in answers] == ["o1", "o1", "x", "1"], worker.log()
         assert worker.state().ready
         assert "SSL" not in worker.log()
+
+
+@pytest.mark.parametrize(("requires", "level"), [("none", Level.WARNING), ("required", Level.OK)])
+def test_a_certificate_that_nobody_checks_is_warned_of(guarded: Guarded, requires: str, level: Level) -> None:
+    urls = {"broker": guarded.url(0, requires=requires), "backend": guarded.url(1, requires=requires)}
+    with Celery("shop", set_as_current=False, **urls) as app:
+        told = [each for each in examined(app) if each.check == "tls"]
+    assert {each.level for each in told} == {level}
+    assert {each.message.split(":")[0] for each in told} >= {"results"}

@@ -124,10 +124,10 @@ def results(app: Any) -> Iterator[Finding]:
     """Whether a result can be stored and read again."""
     from celery.backends.base import DisabledBackend  # noqa: PLC0415
 
-    try:
-        backend = app.backend
-    except ValueError as problem:
-        yield error("results", f"result_backend: {' '.join(str(problem).split())}", "such a URL")
+    backend = backend_of(app)
+    if backend is None:
+        why = " ".join(protocol.mask_url(str(_refusal(app))).split())
+        yield error("results", f"result_backend: {why}", "its URL and options")
         return
     if isinstance(backend, DisabledBackend):
         yield warning("results", "there is no result backend", "result_backend, where anyone waits for results")

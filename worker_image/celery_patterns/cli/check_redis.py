@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from redis.connection import SSLConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -33,9 +31,6 @@ OLDEST = (6, 2)
 
 SKEW_SECONDS = 2.0
 """Clocks that NTP keeps differ by far less, and asking over a slow network takes less than that."""
-
-UNCHECKED = (None, ssl.CERT_NONE, "none", "CERT_NONE")
-"""Values of ssl_cert_reqs; kombu's own, where a rediss:// URL has none."""
 
 CLIENTS_LISTED = 500
 """Of the server's connections: enough to see who consumes, and no more than a terminal is for."""
@@ -116,20 +111,20 @@ def store(app: Any) -> Iterator[Finding]:
 
 def results(app: Any) -> Iterator[Finding]:
     """Whether the result backend's user may store results, if the backend is a Redis."""
-    try:
-        needed = needed_rights.of_results(app)
-    except ValueError:
-        return  # of its URL, which check_application tells
+    if check_application.backend_of(app) is None:
+        return  # of which check_application has told
+    needed = needed_rights.of_results(app)
     if not needed:
         return
     client = reaching.results(app.backend)
+    yield from check_tls.checked(client, "results: ")
     with suppress(RedisConnectionError, RedisTimeoutError):  # which check_application tells, too
         yield from check_rights.rights(client, needed, "results: ")
 
 
 def _server(client: Any, whose: str) -> Iterator[Finding]:
     """One server's own settings, as far as its user may see them."""
-    yield from _tls(client, whose)
+    yield from check_tls.checked(client, whose)
     try:
         info = client.info()
     except NoPermissionError:
@@ -154,21 +149,6 @@ def _server(client: Any, whose: str) -> Iterator[Finding]:
         )
     else:
         yield ok("clock", f"{whose}its clock differs by {skew:+.2f} s")
-
-
-def _tls(client: Any, whose: str) -> Iterator[Finding]:
-    """Whether a server that is spoken to over TLS has to prove who it is."""
-    pool = client.connection_pool
-    if not issubclass(pool.connection_class, SSLConnection):
-        return
-    if pool.connection_kwargs.get("ssl_cert_reqs", ssl.CERT_REQUIRED) in UNCHECKED:
-        yield warning(
-            "tls",
-            f"{whose}the server's certificate is not checked: whoever answers gets the password and the tasks",
-            "ssl_cert_reqs=required&ssl_ca_certs=/PATH/ca.pem in the URL",
-        )
-    else:
-        yield ok("tls", f"{whose}the server's certificate is checked")
 
 
 def _settings(info: dict[str, Any], client: Any, whose: str) -> Iterator[Finding]:

@@ -1,6 +1,17 @@
-"""What to set when a connection by TLS fails: what the driver says is about certificates, not about settings."""
+"""Whether a server has to prove who it is, and what to set when a connection by TLS fails.
+
+What the driver says of that is about certificates, not about settings.
+"""
 
 from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from redis.connection import SSLConnection
+
+from celery_patterns.cli.findings import Finding, ok, warning
 
 WHERE = "in the rediss:// URL, or in broker_use_ssl or redis_backend_use_ssl"
 
@@ -27,6 +38,24 @@ ADVICE = (
     (("No such file or directory",), f"files that exist as ssl_ca_certs, ssl_certfile and ssl_keyfile {WHERE}"),
 )
 """Parts of what OpenSSL and the driver say, and what helps; the first that fits."""
+
+UNCHECKED = (None, ssl.CERT_NONE, "none", "CERT_NONE")
+"""Values of ssl_cert_reqs; kombu's own, where a rediss:// URL has none."""
+
+
+def checked(client: Any, whose: str) -> Iterator[Finding]:
+    """Whether a server that is spoken to over TLS has to prove who it is."""
+    pool = client.connection_pool
+    if not issubclass(pool.connection_class, SSLConnection):
+        return
+    if pool.connection_kwargs.get("ssl_cert_reqs", ssl.CERT_REQUIRED) in UNCHECKED:
+        yield warning(
+            "tls",
+            f"{whose}the server's certificate is not checked: whoever answers gets the password and the tasks",
+            "ssl_cert_reqs=required&ssl_ca_certs=/PATH/ca.pem in the URL",
+        )
+    else:
+        yield ok("tls", f"{whose}the server's certificate is checked")
 
 
 def advice(problem: object, otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""Workers with agent and patterns where Redis is no plain server: behind a Sentinel over a failover, and over TLS."""
+"""Workers with agent and patterns behind a Sentinel: they go on after a failover."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 from servers import LOOPBACK, RedisKind, Worker, celery_worker, eventually, redis_server
 from servers_sentinel import Watched, sentinel_server
-from servers_tls import tls_redis
 
 MASTER = "shop"
 APPLICATION = """
@@ -104,20 +103,3 @@ def test_tasks_and_their_policies_go_on_after_a_failover(redis_kind: RedisKind, 
 
 def told(client: Any, section: str) -> Any:
     return client.info(section)
-
-
-def test_tasks_and_their_policies_run_over_tls(redis_kind: RedisKind, tmp_path: Path) -> None:
-    with tls_redis(redis_kind) as server, shop(tmp_path, server.trusting(0), server.trusting(1)) as it:
-        first = it.charge("A-1")
-        assert (it.charge("A-1"), it.charge("A-2") > first) == (first, True)
-        assert it.doctor() == set()
-        it.env |= {"CELERY_BROKER_URL": server.url(0), "CELERY_RESULT_BACKEND": server.url(1)}
-        told = {(each["level"], each["check"]): each["message"] for each in it.findings()}
-        assert {check for level, check in told if level == "error"} == {"results"}
-        assert "A rediss:// URL must have parameter ssl_cert_reqs" in told["error", "results"]
-        assert ("warning", "tls") in told
-        strict = "?ssl_cert_reqs=required"
-        it.env |= {name: url + strict for name, url in it.env.items() if url.startswith("rediss:")}
-        found = dict(it.doctor())
-        assert "CERTIFICATE_VERIFY_FAILED" in found["broker"]
-        assert "CERTIFICATE_VERIFY_FAILED" in found["results"]
